@@ -1,0 +1,149 @@
+//! Counters: every packet that a program sees has exactly one outcome.
+
+/// Packets and bytes (with link header, as the program sees them).
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+#[repr(C)]
+pub struct Counter {
+    /// How many packets.
+    pub packets: u64,
+    /// How many bytes.
+    pub bytes: u64,
+}
+
+macro_rules! numbered {
+    ($(#[$meta:meta])* $name:ident { $($(#[doc = $doc:literal])+ $variant:ident = $text:literal $(, $extra:path)?;)+ }) => {
+        $(#[$meta])*
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+        #[repr(u8)]
+        pub enum $name { $($(#[doc = $doc])+ $variant),+ }
+
+        impl $name {
+            /// All of them, in the order of their numbers.
+            pub const ALL: &'static [Self] = &[$(Self::$variant),+];
+
+            /// How many there are.
+            pub const COUNT: u32 = Self::ALL.len() as u32;
+
+            /// The name that operators see.
+            #[must_use]
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$variant => $text),+ }
+            }
+
+            /// What it means, in a sentence.
+            #[must_use]
+            pub const fn help(self) -> &'static str {
+                match self { $(Self::$variant => concat!($($doc),+)),+ }
+            }
+        }
+    };
+}
+
+numbered! {
+    /// A place where a program of ours sees packets.
+    Hook {
+        /// XDP on an uplink.
+        UplinkXdp = "uplink-xdp";
+        /// TC ingress of an uplink or tunnel.
+        UplinkIn = "uplink-in";
+        /// TC egress of an uplink or tunnel.
+        UplinkOut = "uplink-out";
+        /// TC ingress of a pod's host-side device: packets from the pod.
+        PodIn = "pod-in";
+        /// TC egress of a pod's host-side device: packets to the pod.
+        PodOut = "pod-out";
+        /// TC egress of lb0: node processes to Service addresses.
+        HostOut = "host-out";
+        /// TC egress of lo: node processes to their own node.
+        LoopbackOut = "loopback-out";
+    }
+}
+
+/// What an outcome means for the packet.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Kind {
+    /// Untouched.
+    Passed,
+    /// Translated.
+    Forwarded,
+    /// Answered with a refusal.
+    Rejected,
+    /// Silently discarded.
+    Dropped,
+}
+
+numbered! {
+    /// What became of a packet, and why.
+    Outcome {
+        /// Passed: not IPv4 or IPv6, or a protocol that Services cannot have.
+        PassedOther = "passed-other";
+        /// Passed: neither address nor flow is ours.
+        PassedNotOurs = "passed-not-ours";
+        /// Passed: one of our addresses, but no frontend has this port.
+        PassedNoFrontend = "passed-no-frontend";
+        /// Passed: a fragment without ports, or a header that ends too early.
+        PassedFragment = "passed-fragment";
+        /// Passed: headers that are cut short or contradict themselves.
+        PassedMalformed = "passed-malformed";
+        /// Forwarded: a flow that is known.
+        ForwardedFlow = "forwarded-flow";
+        /// Forwarded: the first packet of a new flow.
+        ForwardedNew = "forwarded-new";
+        /// Forwarded: in the middle of a TCP connection that was not known, to the backend that any node would choose.
+        ForwardedMidstream = "forwarded-midstream";
+        /// Rejected: the Service has no endpoint anywhere.
+        RejectedNoEndpoints = "rejected-no-endpoints";
+        /// Rejected: in the middle of a TCP connection that is not known.
+        RejectedUnknownFlow = "rejected-unknown-flow";
+        /// Dropped: policy Local, and endpoints on other nodes only.
+        DroppedNoLocalEndpoints = "dropped-no-local-endpoints";
+        /// Dropped: in the middle of a TCP connection that is not known, and no answer is allowed (a RST).
+        DroppedUnknownFlow = "dropped-unknown-flow";
+        /// Dropped: a source address that cannot come in on this device.
+        DroppedSpoofed = "dropped-spoofed";
+        /// Dropped: the flow table is full.
+        DroppedFlowsFull = "dropped-flows-full";
+        /// Dropped: no SNAT port is free for this backend.
+        DroppedNoPort = "dropped-no-port";
+        /// Dropped: no route to the backend, or no address for SNAT on the way to it.
+        DroppedNoRoute = "dropped-no-route";
+        /// Dropped: the maps contradict each other (a set without its backend).
+        DroppedInconsistent = "dropped-inconsistent";
+        /// Dropped: the packet could not be rewritten.
+        DroppedRewrite = "dropped-rewrite";
+        /// Dropped: a fragment that is addressed to a Service.
+        DroppedFragment = "dropped-fragment";
+    }
+}
+
+impl Outcome {
+    /// The kind of outcome, by which counters add up.
+    #[must_use]
+    pub const fn kind(self) -> Kind {
+        use Outcome as O;
+        match self {
+            O::PassedOther | O::PassedNotOurs | O::PassedNoFrontend | O::PassedFragment | O::PassedMalformed => Kind::Passed,
+            O::ForwardedFlow | O::ForwardedNew | O::ForwardedMidstream => Kind::Forwarded,
+            O::RejectedNoEndpoints | O::RejectedUnknownFlow => Kind::Rejected,
+            O::DroppedNoLocalEndpoints
+            | O::DroppedUnknownFlow
+            | O::DroppedSpoofed
+            | O::DroppedFlowsFull
+            | O::DroppedNoPort
+            | O::DroppedNoRoute
+            | O::DroppedInconsistent
+            | O::DroppedRewrite
+            | O::DroppedFragment => Kind::Dropped,
+        }
+    }
+
+    /// Position in the map `counters`.
+    #[inline(always)]
+    #[must_use]
+    pub const fn index(self, hook: Hook) -> u32 {
+        hook as u32 * Self::COUNT + self as u32
+    }
+}
+
+/// Elements of the map `counters`.
+pub const COUNTERS: u32 = Hook::COUNT * Outcome::COUNT;

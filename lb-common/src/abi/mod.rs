@@ -1,0 +1,78 @@
+//! The contract between the programs in the kernel and everything that reads or writes their maps.
+//!
+//! A change to any type below changes [`LAYOUT_VERSION`] in the same commit: pinned maps of another
+//! layout are never opened.
+
+mod addr;
+mod backend;
+mod counter;
+mod flow;
+mod frontend;
+mod node;
+mod pod;
+mod set;
+
+pub use addr::{Addr4, Addr6, Family, Protocol, V4, V6};
+pub use backend::Backend;
+pub use counter::{COUNTERS, Counter, Hook, Kind, Outcome};
+pub use flow::{Action, Flow, Phase, State, Tuple};
+pub use frontend::{Address, Frontend, FrontendKey, FrontendKind};
+pub use node::{Device, DeviceKind, Node, Source, SourceClass};
+pub use set::{ROWS_PER_ELEMENT, Rows, Service, Set};
+
+/// Version of the map layout. Part of the pin directory's name.
+pub const LAYOUT_VERSION: u32 = 1;
+
+/// Map names, at most 15 characters (the kernel's limit). A map that exists once per family has a name
+/// for each: `[IPv4, IPv6]`.
+pub mod names {
+    /// Node-wide settings: one [`super::Node`].
+    pub const NODE: &str = "node";
+    /// Interface index to [`super::Device`].
+    pub const DEVICES: &str = "devices";
+    /// Destination address to [`super::Address`].
+    pub const ADDRESSES: [&str; 2] = ["addresses4", "addresses6"];
+    /// Longest prefix of a source address to [`super::Source`].
+    pub const SOURCES: [&str; 2] = ["sources4", "sources6"];
+    /// [`super::FrontendKey`] to [`super::Frontend`].
+    pub const FRONTENDS: [&str; 2] = ["frontends4", "frontends6"];
+    /// Service index to [`super::Service`].
+    pub const SERVICES: [&str; 2] = ["services4", "services6"];
+    /// Set index to [`super::Set`].
+    pub const SETS: [&str; 2] = ["sets4", "sets6"];
+    /// Backend index to [`super::Backend`].
+    pub const BACKENDS: [&str; 2] = ["backends4", "backends6"];
+    /// Element index to [`super::Rows`], shared by both families.
+    pub const MAGLEV: &str = "maglev";
+    /// [`super::Tuple`] to [`super::Flow`].
+    pub const FLOWS: [&str; 2] = ["flows4", "flows6"];
+    /// Slot to the [`super::Tuple`] of a flow that nobody has answered yet.
+    pub const EMBRYOS: [&str; 2] = ["embryos4", "embryos6"];
+    /// Hook and outcome to [`super::Counter`], per CPU.
+    pub const COUNTERS: &str = "counters";
+}
+
+/// Default capacities (elements). The agent can make maps larger or smaller when it loads them.
+pub mod capacity {
+    /// Interfaces with one of our programs.
+    pub const DEVICES: u32 = 4096;
+    /// Service and node addresses, per family.
+    pub const ADDRESSES: u32 = 131_072;
+    /// Source prefixes, per family.
+    pub const SOURCES: u32 = 16_384;
+    /// Frontends, per family.
+    pub const FRONTENDS: u32 = 131_072;
+    /// Service ports, per family.
+    pub const SERVICES: u32 = 65_536;
+    /// Sets, per family: every service port has one, and a second one while it changes.
+    pub const SETS: u32 = 131_072;
+    /// Backends of all sets, per family.
+    pub const BACKENDS: u32 = 524_288;
+    /// Maglev elements of [`super::ROWS_PER_ELEMENT`] rows each.
+    pub const MAGLEV: u32 = 262_144;
+    /// Flow entries, per family; a flow has two.
+    pub const FLOWS: u32 = 262_144;
+    /// Slots for flows that nobody has answered yet, per family; a power of two. Each holds at most two
+    /// entries of the flow table, so unanswered flows can never fill more than half of it.
+    pub const EMBRYOS: u32 = 65_536;
+}

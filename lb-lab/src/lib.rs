@@ -1,0 +1,2 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A small cluster of network namespaces with real traffic.

@@ -1,0 +1,7 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The node agent: from Kubernetes objects to BPF maps, in one direction.
+//!
+//! [`source`] → [`model`] → [`plan`] → [`maps`] → packets; [`node`] supplies what is known of this node,
+//! [`load`] puts programs and maps into the kernel, [`apply`] drives the writes, [`agent`] starts it all.
+
+pub mod model;
