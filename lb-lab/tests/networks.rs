@@ -1,5 +1,7 @@
 //! Every kind of pod network with every kind of packet filter carries the traffic it should, and is gone after.
 
+#![allow(clippy::unwrap_used)] // a test's helpers fail as the test does
+
 use std::{
     net::SocketAddr,
     path::Path,
