@@ -2,7 +2,11 @@
 
 #![allow(clippy::unwrap_used)] // a test's helpers fail as the test does
 
-use std::{net::SocketAddr, time::Duration};
+use std::{
+    io::Write as _,
+    net::{SocketAddr, TcpStream},
+    time::Duration,
+};
 
 use lb_lab::{Family, Lab, Offload, Options, Outcome, PodNetwork, Proto, Topology, require_root, wait_for};
 
@@ -53,6 +57,29 @@ fn root_fifty_megabytes_arrive_unchanged_in_every_network() {
             }
         }
     }
+}
+
+#[test]
+fn root_a_person_with_curl_is_answered() {
+    if !require_root("a person with curl is answered") {
+        return;
+    }
+    let lab = lab(Topology::cluster(1, 1));
+    let dst = pod(&lab, "pod1-1", Family::V4);
+    let ask = || {
+        let mut stream = TcpStream::connect(dst)?;
+        stream.write_all(b"GET /any HTTP/1.1\r\nHost: shop\r\n\r\n")?;
+        Ok(std::io::read_to_string(stream)?)
+    };
+    let response = lab.at("client").unwrap().netns().run(ask);
+    assert!(
+        response.is_err(),
+        "a client outside knows no way to pods: {response:?}"
+    );
+    let response = lab.at("node1").unwrap().netns().run(ask).unwrap();
+    let (head, body) = response.split_once("\r\n\r\n").unwrap();
+    assert!(head.starts_with("HTTP/1.0 200 OK"), "{head}");
+    assert!(body.contains(r#""name":"pod1-1","peer":"192.168.0.1:"#), "{body}");
 }
 
 #[test]
