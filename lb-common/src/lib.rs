@@ -19,3 +19,4 @@
 extern crate std;
 
 pub mod abi;
+pub mod maglev;
