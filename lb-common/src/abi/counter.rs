@@ -81,7 +81,7 @@ numbered! {
         PassedNotOurs = "passed-not-ours";
         /// Passed: one of our addresses, but no frontend has this port.
         PassedNoFrontend = "passed-no-frontend";
-        /// Passed: a fragment without ports, or a header that ends too early.
+        /// Passed: a fragment that does not start its datagram, and so has no ports.
         PassedFragment = "passed-fragment";
         /// Passed: headers that are cut short or contradict themselves.
         PassedMalformed = "passed-malformed";
@@ -111,8 +111,8 @@ numbered! {
         DroppedInconsistent = "dropped-inconsistent";
         /// Dropped: the packet could not be rewritten.
         DroppedRewrite = "dropped-rewrite";
-        /// Dropped: a fragment that is addressed to a Service.
-        DroppedFragment = "dropped-fragment";
+        /// Dropped: its time to live ended here.
+        DroppedExpired = "dropped-expired";
     }
 }
 
@@ -133,7 +133,7 @@ impl Outcome {
             | O::DroppedNoRoute
             | O::DroppedInconsistent
             | O::DroppedRewrite
-            | O::DroppedFragment => Kind::Dropped,
+            | O::DroppedExpired => Kind::Dropped,
         }
     }
 
