@@ -10,6 +10,7 @@ mod run;
 #[cfg(test)]
 mod scratch;
 mod setup;
+mod test;
 mod workspace;
 
 use std::process::ExitCode;
@@ -33,6 +34,8 @@ enum Command {
     Setup,
     /// Build the eBPF programs and the agent that embeds them.
     Build(build::BuildArgs),
+    /// Build everything and run every test.
+    Test(test::TestArgs),
     /// Build the agent and run it on devices of this machine.
     Run(run::RunArgs),
     /// Set up a small cluster and show Services being load-balanced.
@@ -51,6 +54,7 @@ fn dispatch(cli: Cli) -> Result<ExitCode> {
     match cli.command {
         Command::Setup => setup::all(&workspace)?,
         Command::Build(args) => build::command(&workspace, &args)?,
+        Command::Test(args) => return test::command(&workspace, &args),
         Command::Run(args) => run::command(&workspace, &args)?,
         Command::Demo(args) => return demo::command(&workspace, &args),
     }
