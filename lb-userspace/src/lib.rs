@@ -5,3 +5,4 @@
 //! [`load`] puts programs and maps into the kernel, [`apply`] drives the writes, [`agent`] starts it all.
 
 pub mod model;
+pub mod source;

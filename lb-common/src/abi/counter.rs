@@ -122,7 +122,11 @@ impl Outcome {
     pub const fn kind(self) -> Kind {
         use Outcome as O;
         match self {
-            O::PassedOther | O::PassedNotOurs | O::PassedNoFrontend | O::PassedFragment | O::PassedMalformed => Kind::Passed,
+            O::PassedOther
+            | O::PassedNotOurs
+            | O::PassedNoFrontend
+            | O::PassedFragment
+            | O::PassedMalformed => Kind::Passed,
             O::ForwardedFlow | O::ForwardedNew | O::ForwardedMidstream => Kind::Forwarded,
             O::RejectedNoEndpoints | O::RejectedUnknownFlow => Kind::Rejected,
             O::DroppedNoLocalEndpoints
