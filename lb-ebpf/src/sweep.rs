@@ -31,7 +31,7 @@ struct Walk {
 
 /// Walks both tables.
 #[inline(always)]
-pub fn run(ctx: &TcContext) -> i32 {
+pub(crate) fn run(ctx: &TcContext) -> i32 {
     let four = walk::<V4>();
     let six = walk::<V6>();
     let packet = Tc::new(ctx);
