@@ -24,7 +24,7 @@ pub(crate) fn neighbour(device: u32) -> i32 {
 #[inline(always)]
 pub(crate) fn receive(packet: &Tc, device: u32) -> i32 {
     // SAFETY: written as a whole by the agent; a reader sees an old or a new device.
-    let Some(to) = (unsafe { maps::devices.get(&device) }) else {
+    let Some(to) = (unsafe { maps::devices.get(device) }) else {
         return TC_SHOT;
     };
     // Another address would make it a packet for another host.
