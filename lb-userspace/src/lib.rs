@@ -7,3 +7,4 @@
 pub mod gc;
 pub mod load;
 pub mod model;
+pub mod node;
