@@ -8,4 +8,5 @@ pub mod gc;
 pub mod kubernetes;
 pub mod load;
 pub mod model;
+pub mod node;
 pub mod source;
