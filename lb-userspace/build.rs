@@ -1,38 +1,28 @@
-//! Puts the eBPF object where the agent embeds it from: `$OUT_DIR/lb-ebpf`.
+//! Puts the eBPF object where the agent embeds it from.
 //!
-//! *Input*: `LB_EBPF_OBJECT`, the object's path, set by `cargo xtask build`. Without it the embedded object is
-//! empty, so that the host's crates still build and test by plain cargo; such an agent refuses to start.
+//! Input: `LB_EBPF_OBJECT`, the path of the built object (`cargo xtask build` sets it). Output: `lb-ebpf.o` in the
+//! build's own folder; empty without the variable, so that the agent compiles (and says so at start) before anyone
+//! has an eBPF toolchain.
 
-use std::path::PathBuf;
-use std::{env, fs};
+use std::{env, fs, path::PathBuf, process::ExitCode};
 
-const VARIABLE: &str = "LB_EBPF_OBJECT";
-
-fn main() {
-    println!("cargo::rerun-if-env-changed={VARIABLE}");
-    println!("cargo::rerun-if-changed=build.rs");
-    let out =
-        PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR for build scripts")).join("lb-ebpf");
-    let object = match env::var_os(VARIABLE)
-        .filter(|path| !path.is_empty())
-        .map(PathBuf::from)
-    {
-        None => Vec::new(),
+fn main() -> ExitCode {
+    println!("cargo::rerun-if-env-changed=LB_EBPF_OBJECT");
+    let target = PathBuf::from(env::var_os("OUT_DIR").unwrap_or_default()).join("lb-ebpf.o");
+    let written = match env::var_os("LB_EBPF_OBJECT").filter(|path| !path.is_empty()) {
         Some(path) => {
             println!("cargo::rerun-if-changed={}", path.display());
-            match fs::read(&path) {
-                Ok(object) => object,
-                Err(error) => {
-                    println!(
-                        "cargo::error={VARIABLE} names {}, which cannot be read: {error}",
-                        path.display()
-                    );
-                    return;
-                }
-            }
+            fs::read(&path)
+                .map_err(|error| format!("LB_EBPF_OBJECT={}: {error}", path.display()))
+                .and_then(|object| fs::write(&target, object).map_err(|error| error.to_string()))
         }
+        None => fs::write(&target, []).map_err(|error| error.to_string()),
     };
-    if let Err(error) = fs::write(&out, object) {
-        println!("cargo::error=cannot write {}: {error}", out.display());
+    match written {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            println!("cargo::error={error}");
+            ExitCode::FAILURE
+        }
     }
 }
