@@ -4,6 +4,7 @@
 //! [`source`] → [`model`] → [`plan`] → [`maps`] → packets; [`node`] supplies what is known of this node,
 //! [`load`] puts programs and maps into the kernel, [`apply`] drives the writes, [`agent`] starts it all.
 
+pub mod apply;
 pub mod maps;
 pub mod model;
 pub mod plan;
