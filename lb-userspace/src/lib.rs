@@ -5,6 +5,11 @@
 //! [`load`] puts programs and maps into the kernel, [`apply`] drives the writes, [`agent`] starts it all.
 
 pub mod apply;
+pub mod gc;
+pub mod kubernetes;
+pub mod load;
 pub mod maps;
 pub mod model;
+pub mod node;
 pub mod plan;
+pub mod source;

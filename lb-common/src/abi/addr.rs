@@ -20,7 +20,9 @@ pub struct Addr6 {
 
 impl From<net::Ipv4Addr> for Addr4 {
     fn from(address: net::Ipv4Addr) -> Self {
-        Self { bytes: address.octets() }
+        Self {
+            bytes: address.octets(),
+        }
     }
 }
 
@@ -32,7 +34,9 @@ impl From<Addr4> for net::Ipv4Addr {
 
 impl From<net::Ipv6Addr> for Addr6 {
     fn from(address: net::Ipv6Addr) -> Self {
-        Self { bytes: address.octets() }
+        Self {
+            bytes: address.octets(),
+        }
     }
 }
 

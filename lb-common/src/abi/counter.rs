@@ -83,6 +83,8 @@ numbered! {
         PassedNoFrontend = "passed-no-frontend";
         /// Passed: a fragment that does not start its datagram, and so has no ports.
         PassedFragment = "passed-fragment";
+        /// Passed: left by XDP to the TC program of the same device.
+        PassedToTc = "passed-to-tc";
         /// Passed: headers that are cut short or contradict themselves.
         PassedMalformed = "passed-malformed";
         /// Forwarded: a flow that is known.
@@ -93,6 +95,8 @@ numbered! {
         ForwardedMidstream = "forwarded-midstream";
         /// Rejected: the Service has no endpoint anywhere.
         RejectedNoEndpoints = "rejected-no-endpoints";
+        /// Rejected: sent to a Service address that has no such port, by this node itself.
+        RejectedNoFrontend = "rejected-no-frontend";
         /// Rejected: in the middle of a TCP connection that is not known.
         RejectedUnknownFlow = "rejected-unknown-flow";
         /// Dropped: policy Local, and endpoints on other nodes only.
@@ -111,6 +115,8 @@ numbered! {
         DroppedInconsistent = "dropped-inconsistent";
         /// Dropped: the packet could not be rewritten.
         DroppedRewrite = "dropped-rewrite";
+        /// Dropped: on lb0, but nothing that a Service could answer.
+        DroppedOther = "dropped-other";
         /// Dropped: its time to live ended here.
         DroppedExpired = "dropped-expired";
     }
@@ -122,9 +128,14 @@ impl Outcome {
     pub const fn kind(self) -> Kind {
         use Outcome as O;
         match self {
-            O::PassedOther | O::PassedNotOurs | O::PassedNoFrontend | O::PassedFragment | O::PassedMalformed => Kind::Passed,
+            O::PassedOther
+            | O::PassedNotOurs
+            | O::PassedNoFrontend
+            | O::PassedFragment
+            | O::PassedToTc
+            | O::PassedMalformed => Kind::Passed,
             O::ForwardedFlow | O::ForwardedNew | O::ForwardedMidstream => Kind::Forwarded,
-            O::RejectedNoEndpoints | O::RejectedUnknownFlow => Kind::Rejected,
+            O::RejectedNoEndpoints | O::RejectedNoFrontend | O::RejectedUnknownFlow => Kind::Rejected,
             O::DroppedNoLocalEndpoints
             | O::DroppedUnknownFlow
             | O::DroppedSpoofed
@@ -133,6 +144,7 @@ impl Outcome {
             | O::DroppedNoRoute
             | O::DroppedInconsistent
             | O::DroppedRewrite
+            | O::DroppedOther
             | O::DroppedExpired => Kind::Dropped,
         }
     }

@@ -25,7 +25,9 @@ impl Service {
     /// The word that names `set`.
     #[must_use]
     pub const fn new(set: u32, generation: u32) -> Self {
-        Self { word: ((generation as u64) << 32) | (set as u64 + 1) }
+        Self {
+            word: ((generation as u64) << 32) | (set as u64 + 1),
+        }
     }
 
     /// Index of the current set.

@@ -36,9 +36,15 @@ impl Edit {
     #[must_use]
     pub const fn of(protocol: u8) -> Self {
         if protocol == Protocol::Tcp as u8 {
-            Self::Checksum { field: 16, zero_is_none: false }
+            Self::Checksum {
+                field: 16,
+                zero_is_none: false,
+            }
         } else if protocol == Protocol::Udp as u8 {
-            Self::Checksum { field: 6, zero_is_none: true }
+            Self::Checksum {
+                field: 6,
+                zero_is_none: true,
+            }
         } else {
             Self::Crc32c
         }
@@ -63,7 +69,10 @@ pub fn differences<F: Net>(from: &Tuple<F::Addr>, to: &Tuple<F::Addr>) -> Differ
         addresses = addresses.plus(word);
     }
     let ports = Sum::default().minus(port_word(from)).plus(port_word(to));
-    Differences { addresses: addresses.difference(), ports: ports.difference() }
+    Differences {
+        addresses: addresses.difference(),
+        ports: ports.difference(),
+    }
 }
 
 /// Both ports as they lie in the packet.

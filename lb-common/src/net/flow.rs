@@ -8,8 +8,8 @@
 //! owns is left to it: the new flow gets another source port.
 
 use crate::abi::{
-    Action, Address, DeviceKind, Flow, FrontendKey, FrontendKind, Node, Outcome, Phase, Protocol, Set, State,
-    Tuple,
+    Action, Address, Backend, DeviceKind, Flow, FrontendKey, FrontendKind, Kind, Node, Outcome, Phase,
+    Protocol, Set, State, Tuple,
 };
 
 use super::{
@@ -33,6 +33,8 @@ pub struct Arrival {
 #[derive(Clone, Copy, Default, Debug)]
 #[repr(C)]
 pub struct Scratch<A> {
+    /// The packet.
+    pub parsed: Parsed<A>,
     /// Key of the forward half.
     pub key: Tuple<A>,
     /// The forward half.
@@ -41,6 +43,18 @@ pub struct Scratch<A> {
     pub twin_key: Tuple<A>,
     /// The reverse half.
     pub twin: Flow<A>,
+    /// The first of two translations, while the second is being made.
+    pub first_key: Tuple<A>,
+    /// The first of two translations, while the second is being made.
+    pub first_flow: Flow<A>,
+    /// The frontend that is looked up.
+    pub frontend: FrontendKey<A>,
+    /// The packet's flow hash.
+    pub hash: u32,
+    /// 1: the source port must come from the reserved range.
+    pub new_port: u16,
+    /// 1: the flow goes back to its own client.
+    pub hairpin: u16,
 }
 
 /// What [`before`] comes to.
@@ -55,43 +69,65 @@ pub enum Before<'a, A> {
 /// What [`after`] comes to: the entry to translate by, if there is one.
 pub type After<'a, A> = Option<&'a Flow<A>>;
 
-/// A packet in front of the routing decision.
+/// The packet `scratch.parsed` in front of the routing decision.
 #[inline(always)]
 pub fn before<'a, F: Net, T: Tables<F>>(
     tables: &'a T,
-    parsed: &Parsed<F::Addr>,
     arrival: &Arrival,
     scratch: &'a mut Scratch<F::Addr>,
 ) -> Before<'a, F::Addr> {
-    let Some(address) = tables.address(&parsed.tuple.destination) else {
+    let Some(address) = tables.address(&scratch.parsed.tuple.destination) else {
         return Before::Leave(Outcome::PassedNotOurs);
     };
-    if let Some(flow) = tables.flow(&parsed.tuple) {
-        if belongs(flow, parsed) {
-            follow(tables, &parsed.tuple, flow, parsed.flags);
+    if let Some(flow) = tables.flow(&scratch.parsed.tuple) {
+        if belongs(flow, scratch.parsed.flags) {
+            follow(tables, &scratch.parsed.tuple, flow, scratch.parsed.flags);
             return Before::Translate(flow, Outcome::ForwardedFlow);
         }
         if flow.flags & Flow::<F::Addr>::REVERSE != 0 {
             return Before::Leave(Outcome::PassedNotOurs);
         }
-        forget(tables, &parsed.tuple, flow);
+        forget(tables, &scratch.parsed.tuple, flow);
     }
-    let outcome = open(tables, parsed, arrival, scratch, address);
-    match outcome {
-        Outcome::ForwardedNew | Outcome::ForwardedMidstream => Before::Translate(&scratch.flow, outcome),
-        _ => Before::Leave(outcome),
+    // One after the other rather than one inside the other: their frames share one small stack.
+    let mut outcome = plan(tables, arrival, scratch, address);
+    if outcome.kind() != Kind::Forwarded {
+        return Before::Leave(outcome);
     }
+    if scratch.hairpin != 0 {
+        let turned = turn(tables, arrival, scratch);
+        let installed = if turned == Outcome::ForwardedNew {
+            install(tables, scratch)
+        } else {
+            turned
+        };
+        if installed != Outcome::ForwardedNew {
+            return Before::Leave(installed);
+        }
+        turn_back(scratch);
+    }
+    let installed = install(tables, scratch);
+    if installed != Outcome::ForwardedNew {
+        return Before::Leave(installed);
+    }
+    if outcome == Outcome::ForwardedNew {
+        displace(tables, scratch);
+    } else {
+        outcome = Outcome::ForwardedMidstream;
+    }
+    Before::Translate(&scratch.flow, outcome)
 }
 
-/// A packet behind the routing decision.
+/// The packet `scratch.parsed` behind the routing decision.
 #[inline(always)]
-pub fn after<'a, F: Net, T: Tables<F>>(tables: &'a T, parsed: &Parsed<F::Addr>) -> After<'a, F::Addr> {
-    let key = Tuple { phase: Phase::After as u8, ..parsed.tuple };
-    let flow = tables.flow(&key)?;
-    if !belongs(flow, parsed) {
+pub fn after<'a, F: Net, T: Tables<F>>(tables: &'a T, scratch: &mut Scratch<F::Addr>) -> After<'a, F::Addr> {
+    scratch.key = scratch.parsed.tuple;
+    scratch.key.phase = Phase::After as u8;
+    let flow = tables.flow(&scratch.key)?;
+    if !belongs(flow, scratch.parsed.flags) {
         return None;
     }
-    follow(tables, &key, flow, parsed.flags);
+    follow(tables, &scratch.key, flow, scratch.parsed.flags);
     Some(flow)
 }
 
@@ -106,15 +142,20 @@ pub fn sweep<A>(protocol: u8, flow: &Flow<A>, tick: u32) -> bool {
 
 /// A handshake never belongs to a flow that is closing.
 #[inline(always)]
-fn belongs<A>(flow: &Flow<A>, parsed: &Parsed<A>) -> bool {
-    parsed.flags & SYN == 0 || !State::from_number(flow.state).is_closing()
+fn belongs<A>(flow: &Flow<A>, flags: u8) -> bool {
+    flags & SYN == 0 || !State::from_number(flow.state).is_closing()
 }
 
 /// Notes a packet in both halves, once a tick or when the state changes.
 #[inline(always)]
 fn follow<F: Net, T: Tables<F>>(tables: &T, key: &Tuple<F::Addr>, flow: &Flow<F::Addr>, flags: u8) {
     let state = State::from_number(flow.state);
-    let next = next_state(state, key.protocol, flow.flags & Flow::<F::Addr>::REVERSE != 0, flags);
+    let next = next_state(
+        state,
+        key.protocol,
+        flow.flags & Flow::<F::Addr>::REVERSE != 0,
+        flags,
+    );
     let tick = tables.tick();
     if next as u8 != flow.state || tick != flow.seen {
         note(tables, key, flow, tick, next);
@@ -123,11 +164,18 @@ fn follow<F: Net, T: Tables<F>>(tables: &T, key: &Tuple<F::Addr>, flow: &Flow<F:
 
 /// Writes tick and state into both halves; makes the other one anew if it was lost.
 #[inline(never)]
-fn note<F: Net, T: Tables<F>>(tables: &T, key: &Tuple<F::Addr>, flow: &Flow<F::Addr>, tick: u32, state: State) {
+fn note<F: Net, T: Tables<F>>(
+    tables: &T,
+    key: &Tuple<F::Addr>,
+    flow: &Flow<F::Addr>,
+    tick: u32,
+    state: State,
+) {
     tables.touch(key, tick, state);
     let twin_key = flow.to.reverse();
     if !tables.touch(&twin_key, tick, state) {
-        let mut twin = mirror(key, flow);
+        let mut twin = Flow::default();
+        mirror(key, flow, &mut twin);
         twin.seen = tick;
         twin.state = state as u8;
         tables.create(&twin_key, &twin);
@@ -142,19 +190,43 @@ fn forget<F: Net, T: Tables<F>>(tables: &T, key: &Tuple<F::Addr>, flow: &Flow<F:
     tables.remove(&twin_key);
 }
 
-/// The other half of a flow.
+/// Makes the other half of `flow`, whose key is `key`.
 #[inline(always)]
-fn mirror<A: Copy>(key: &Tuple<A>, flow: &Flow<A>) -> Flow<A> {
-    Flow {
-        to: key.reverse(),
-        seen: flow.seen,
-        created: flow.created,
-        device: flow.twin_device,
-        twin_device: flow.device,
-        state: flow.state,
-        action: flow.action.rotate_left(4),
-        flags: flow.flags ^ Flow::<A>::REVERSE,
-    }
+fn mirror<A: Copy>(key: &Tuple<A>, flow: &Flow<A>, twin: &mut Flow<A>) {
+    reverse(key, &mut twin.to);
+    twin.seen = flow.seen;
+    twin.created = flow.created;
+    twin.device = flow.twin_device;
+    twin.twin_device = flow.device;
+    twin.state = flow.state;
+    twin.action = flow.action.rotate_left(4);
+    twin.flags = flow.flags ^ Flow::<A>::REVERSE;
+}
+
+/// [`Tuple::reverse`] in place, word by word.
+#[inline(always)]
+fn reverse<A: Copy>(of: &Tuple<A>, into: &mut Tuple<A>) {
+    into.source = of.destination;
+    into.destination = of.source;
+    into.source_port = of.destination_port;
+    into.destination_port = of.source_port;
+    into.protocol = of.protocol;
+    into.phase = of.phase;
+    into.reserved = 0;
+}
+
+/// Fills in the reverse half of `scratch.flow`.
+#[inline(always)]
+fn set_twin<A: Copy>(scratch: &mut Scratch<A>) {
+    let Scratch {
+        key,
+        flow,
+        twin_key,
+        twin,
+        ..
+    } = scratch;
+    reverse(&flow.to, twin_key);
+    mirror(key, flow, twin);
 }
 
 impl<A> Flow<A> {
@@ -179,55 +251,54 @@ const fn actions(own: Action, twin: Action) -> u8 {
 #[inline(always)]
 fn frontend<F: Net, T: Tables<F>>(
     tables: &T,
-    tuple: &Tuple<F::Addr>,
+    scratch: &mut Scratch<F::Addr>,
     address: Address,
     client: Client,
 ) -> Option<(u32, FrontendKind)> {
-    let mut key = FrontendKey {
-        address: tuple.destination,
-        port: tuple.destination_port,
-        protocol: tuple.protocol,
-        reserved: 0,
-    };
+    let tuple = &scratch.parsed.tuple;
+    scratch.frontend.address = tuple.destination;
+    scratch.frontend.port = tuple.destination_port;
+    scratch.frontend.protocol = tuple.protocol;
     let mut found = None;
     if address.has(Address::VIP) {
-        found = tables.frontend(&key);
+        found = tables.frontend(&scratch.frontend);
     }
     // Another node's NodePort is served at the source: for the clients of this node only.
     let elsewhere = address.has(Address::OTHER_NODE) && matches!(client, Client::Pod | Client::Node);
     if found.is_none() && (elsewhere || address.has(Address::NODE_PORTS)) {
-        key.address = F::Addr::default();
-        found = tables.frontend(&key);
+        scratch.frontend.address = F::Addr::default();
+        found = tables.frontend(&scratch.frontend);
     }
     found.map(|f| (f.service, FrontendKind::from_number(f.kind)))
 }
 
-/// Opens a flow: leaves its forward half in `scratch.flow` if the outcome is one of forwarding.
+/// Decides on a new flow: leaves its forward half in `scratch` if the outcome is one of forwarding.
 #[inline(never)]
-fn open<F: Net, T: Tables<F>>(
+fn plan<F: Net, T: Tables<F>>(
     tables: &T,
-    parsed: &Parsed<F::Addr>,
     arrival: &Arrival,
     scratch: &mut Scratch<F::Addr>,
     address: Address,
 ) -> Outcome {
-    let tuple = &parsed.tuple;
-    let client = client(tables.source(&tuple.source), arrival.kind);
-    let Some((service, kind)) = frontend(tables, tuple, address, client) else {
+    let client = client(tables.source(&scratch.parsed.tuple.source), arrival.kind);
+    let Some((service, kind)) = frontend(tables, scratch, address, client) else {
         return Outcome::PassedNoFrontend;
     };
     if client == Client::Spoofed {
         return Outcome::DroppedSpoofed;
     }
     // A frontend whose service is not there is about to be removed (or not complete yet).
-    let Some(set) = tables.set(service) else { return Outcome::PassedNoFrontend };
+    let Some(set) = tables.set(service) else {
+        return Outcome::PassedNoFrontend;
+    };
     let (scope, table, rows) = match choose(kind, client, set) {
         Choice::Forward { scope, table, rows } => (scope, table, rows),
         Choice::Refuse(outcome) => return outcome,
     };
-    let first = parsed.flags & (SYN | ACK | RST) == SYN || tuple.protocol != Protocol::Tcp as u8;
+    let flags = scratch.parsed.flags;
+    let first = flags & (SYN | ACK | RST) == SYN || scratch.parsed.tuple.protocol != Protocol::Tcp as u8;
     if !first {
-        if parsed.flags & RST != 0 {
+        if flags & RST != 0 {
             return Outcome::DroppedUnknownFlow;
         }
         // Any node would have made the same choice; other choices cannot be known again.
@@ -236,52 +307,42 @@ fn open<F: Net, T: Tables<F>>(
             return Outcome::RejectedUnknownFlow;
         }
     }
-    let Some(node) = tables.node() else { return Outcome::DroppedInconsistent };
-    let hash = flow_hash::<F>(tuple, node.seed);
-    let Some(position) = tables.row(table, rows, hash) else { return Outcome::DroppedInconsistent };
+    let Some(node) = tables.node() else {
+        return Outcome::DroppedInconsistent;
+    };
+    let hash = flow_hash::<F>(&scratch.parsed.tuple, node.seed);
+    let Some(position) = tables.row(table, rows, hash) else {
+        return Outcome::DroppedInconsistent;
+    };
     let Some(backend) = tables.backend(set.backends.wrapping_add(position as u32)) else {
         return Outcome::DroppedInconsistent;
     };
 
     let tick = tables.tick();
-    let state = if first { State::New } else { State::Established };
-    scratch.key = *tuple;
-    scratch.flow = Flow {
-        to: Tuple {
-            destination: backend.address,
-            destination_port: backend.port,
-            phase: Phase::After as u8,
-            ..*tuple
-        },
-        seen: tick,
-        created: tick,
-        device: 0,
-        twin_device: 0,
-        state: state as u8,
-        action: actions(Action::Stack, Action::Stack),
-        flags: 0,
-    };
-    let here = backend.flags & crate::abi::Backend::<F::Addr>::LOCAL != 0;
-    let host = backend.flags & crate::abi::Backend::<F::Addr>::HOST != 0;
-    let mut new_port = false;
-    let way = match arrival.kind {
-        // Back to the client itself: it must not see its own address as its peer.
-        DeviceKind::Pod | DeviceKind::BridgePort if backend.address == tuple.source => {
-            let outcome = hairpin(tables, arrival, scratch, hash, node);
-            if outcome != Outcome::ForwardedNew {
-                return outcome;
-            }
-            Way::Stack
+    scratch.hash = hash;
+    scratch.new_port = 0;
+    scratch.hairpin = 0;
+    scratch.key = scratch.parsed.tuple;
+    scratch.flow.to = scratch.key;
+    scratch.flow.to.destination = backend.address;
+    scratch.flow.to.destination_port = backend.port;
+    scratch.flow.to.phase = Phase::After as u8;
+    scratch.flow.seen = tick;
+    scratch.flow.created = tick;
+    scratch.flow.device = 0;
+    scratch.flow.twin_device = 0;
+    scratch.flow.state = if first { State::New } else { State::Established } as u8;
+    scratch.flow.action = actions(Action::Stack, Action::Stack);
+    scratch.flow.flags = 0;
+    let here = backend.flags & Backend::<F::Addr>::LOCAL != 0;
+    let host = backend.flags & Backend::<F::Addr>::HOST != 0;
+    match arrival.kind {
+        DeviceKind::Pod | DeviceKind::BridgePort => {
+            // Back to the client itself: it must not see its own address as its peer.
+            scratch.hairpin = (backend.address == scratch.key.source) as u16;
         }
-        DeviceKind::Pod | DeviceKind::BridgePort => Way::Stack,
-        DeviceKind::Host | DeviceKind::Loopback if here && host => Way::Loopback,
-        DeviceKind::Host | DeviceKind::Loopback => Way::Around,
-        _ if here => Way::Stack,
-        _ => Way::Around,
-    };
-    match way {
-        Way::Stack => {}
-        Way::Loopback => {
+        // To a socket of this node, from this node: received on `lo`.
+        DeviceKind::Host | DeviceKind::Loopback if here && host => {
             scratch.flow.to.phase = Phase::Before as u8;
             if arrival.kind == DeviceKind::Host {
                 scratch.flow.action = actions(Action::Receive, Action::Receive);
@@ -289,79 +350,89 @@ fn open<F: Net, T: Tables<F>>(
                 scratch.flow.twin_device = arrival.device;
             }
         }
-        Way::Around => {
-            let Some(device) = tables.route(&scratch.flow.to) else { return Outcome::DroppedNoRoute };
-            let from_node = matches!(arrival.kind, DeviceKind::Host | DeviceKind::Loopback);
-            let back = if from_node { Action::Receive } else { Action::Neighbour };
-            scratch.flow.to.phase = Phase::Before as u8;
-            scratch.flow.action = actions(Action::Neighbour, back);
-            scratch.flow.device = device;
-            scratch.flow.twin_device = arrival.device;
-            let Some(out) = tables.device(device) else { return Outcome::DroppedNoRoute };
-            let tunnel = DeviceKind::from_number(out.kind) == DeviceKind::Tunnel;
-            if !from_node || (tunnel && !here) {
-                let source = F::snat(out);
-                if source == F::Addr::default() {
-                    return Outcome::DroppedNoRoute;
-                }
-                scratch.flow.to.source = source;
-                new_port = true;
+        // Through the stack; its replies are undone behind the routing decision.
+        DeviceKind::Uplink | DeviceKind::Tunnel | DeviceKind::Bridge if here => {}
+        _ => {
+            let outcome = around(tables, arrival, scratch, here);
+            if outcome != Outcome::ForwardedNew {
+                return outcome;
             }
         }
     }
-    let outcome = install(tables, scratch, hash, node, new_port);
-    if outcome != Outcome::ForwardedNew {
-        return outcome;
-    }
     if first {
-        displace(tables, scratch, hash);
         Outcome::ForwardedNew
     } else {
         Outcome::ForwardedMidstream
     }
 }
 
-/// How a new flow reaches its backend.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Way {
-    /// The stack routes it; its replies are undone behind the routing decision.
-    Stack,
-    /// To a socket of this node, from this node: received on `lo`.
-    Loopback,
-    /// Around the stack, out of the device that the routes name.
-    Around,
-}
-
-/// The second translation of a flow that goes back to its own client: its source becomes this node's
-/// address behind the routing decision, so that the stack sees one tuple in both directions.
+/// Around the stack, out of the device that the routes name.
 #[inline(always)]
-fn hairpin<F: Net, T: Tables<F>>(
+fn around<F: Net, T: Tables<F>>(
     tables: &T,
     arrival: &Arrival,
     scratch: &mut Scratch<F::Addr>,
-    hash: u32,
-    node: &Node,
+    here: bool,
 ) -> Outcome {
-    let Some(device) = tables.device(arrival.device) else { return Outcome::DroppedNoRoute };
+    let Some(device) = tables.route(&scratch.flow.to) else {
+        return Outcome::DroppedNoRoute;
+    };
+    let Some(out) = tables.device(device) else {
+        return Outcome::DroppedNoRoute;
+    };
+    let from_node = matches!(arrival.kind, DeviceKind::Host | DeviceKind::Loopback);
+    let back = if from_node {
+        Action::Receive
+    } else {
+        Action::Neighbour
+    };
+    scratch.flow.to.phase = Phase::Before as u8;
+    scratch.flow.action = actions(Action::Neighbour, back);
+    scratch.flow.device = device;
+    scratch.flow.twin_device = arrival.device;
+    let tunnel = DeviceKind::from_number(out.kind) == DeviceKind::Tunnel;
+    if !from_node || (tunnel && !here) {
+        let source = F::snat(out);
+        if source == F::Addr::default() {
+            return Outcome::DroppedNoRoute;
+        }
+        scratch.flow.to.source = source;
+        scratch.new_port = 1;
+    }
+    Outcome::ForwardedNew
+}
+
+/// Turns `scratch` to the second translation of a flow that goes back to its own client: its source becomes
+/// this node's address behind the routing decision, so that the stack sees one tuple in both directions.
+#[inline(never)]
+fn turn<F: Net, T: Tables<F>>(tables: &T, arrival: &Arrival, scratch: &mut Scratch<F::Addr>) -> Outcome {
+    let (Some(device), Some(node)) = (tables.device(arrival.device), tables.node()) else {
+        return Outcome::DroppedNoRoute;
+    };
     let source = F::snat(device);
     if source == F::Addr::default() {
         return Outcome::DroppedNoRoute;
     }
-    let (key, flow) = (scratch.key, scratch.flow);
     // Equal ports would make the stack's tuple its own reverse: behind the routing decision the two
     // directions could not be told apart.
-    let same = flow.to.source_port == flow.to.destination_port;
-    scratch.key = flow.to;
-    if same {
-        scratch.key.source_port = port(node, hash, 0);
+    if scratch.flow.to.source_port == scratch.flow.to.destination_port {
+        scratch.flow.to.source_port = port(node, scratch.hash, 0);
     }
-    scratch.flow.to = Tuple { source, phase: Phase::Before as u8, ..scratch.key };
-    let between = scratch.key.source_port;
-    let outcome = install(tables, scratch, hash, node, true);
-    scratch.key = key;
-    scratch.flow = flow;
-    scratch.flow.to.source_port = between;
-    outcome
+    scratch.first_key = scratch.key;
+    scratch.first_flow = scratch.flow;
+    scratch.key = scratch.flow.to;
+    scratch.flow.to.source = source;
+    scratch.flow.to.phase = Phase::Before as u8;
+    scratch.new_port = 1;
+    Outcome::ForwardedNew
+}
+
+/// Turns `scratch` back to the first translation.
+#[inline(always)]
+fn turn_back<A: Copy>(scratch: &mut Scratch<A>) {
+    scratch.key = scratch.first_key;
+    scratch.flow = scratch.first_flow;
+    scratch.new_port = 0;
 }
 
 /// The `n`-th source port to try.
@@ -372,25 +443,21 @@ fn port(node: &Node, hash: u32, n: u32) -> u16 {
     node.snat_first.wrapping_add((hash.wrapping_add(n) % span) as u16)
 }
 
-/// Inserts both halves of `scratch.flow` under `scratch.key`. `new_port`: the source port must come from the
-/// reserved range; otherwise it is kept unless another flow owns the tuple.
+/// Inserts both halves of `scratch.flow` under `scratch.key`. Unless the source port must be a new one, it is
+/// kept if no other flow owns the tuple.
 #[inline(never)]
-fn install<F: Net, T: Tables<F>>(
-    tables: &T,
-    scratch: &mut Scratch<F::Addr>,
-    hash: u32,
-    node: &Node,
-    new_port: bool,
-) -> Outcome {
+fn install<F: Net, T: Tables<F>>(tables: &T, scratch: &mut Scratch<F::Addr>) -> Outcome {
+    let Some(node) = tables.node() else {
+        return Outcome::DroppedInconsistent;
+    };
     let wanted = scratch.key.source_port;
-    if new_port && (wanted < node.snat_first || wanted > node.snat_last) {
-        scratch.flow.to.source_port = port(node, hash, 0);
+    if scratch.new_port != 0 && (wanted < node.snat_first || wanted > node.snat_last) {
+        scratch.flow.to.source_port = port(node, scratch.hash, 0);
     }
     let mut owned = false;
     let mut n = 1;
     while n <= PORT_TRIES {
-        scratch.twin_key = scratch.flow.to.reverse();
-        scratch.twin = mirror(&scratch.key, &scratch.flow);
+        set_twin(scratch);
         match tables.create(&scratch.twin_key, &scratch.twin) {
             Created::Yes => {
                 owned = true;
@@ -399,21 +466,14 @@ fn install<F: Net, T: Tables<F>>(
             Created::Full => return Outcome::DroppedFlowsFull,
             Created::Exists => {}
         }
-        if let Some(other) = tables.flow(&scratch.twin_key) {
-            let state = State::from_number(other.state);
-            if state == State::Closed || sweep(scratch.twin_key.protocol, other, scratch.flow.seen) {
-                // Its owner is gone: the tuple is free.
-                forget(tables, &scratch.twin_key, other);
-                n += 1;
-                continue;
-            }
-            if other.to == scratch.twin.to {
-                // The same flow: another CPU was first, or its forward half was lost.
+        match claim(tables, scratch) {
+            Claim::Same => {
                 owned = true;
                 break;
             }
+            Claim::Freed => {}
+            Claim::Foreign => scratch.flow.to.source_port = port(node, scratch.hash, n),
         }
-        scratch.flow.to.source_port = port(node, hash, n);
         n += 1;
     }
     if !owned {
@@ -439,11 +499,37 @@ fn install<F: Net, T: Tables<F>>(
     }
 }
 
+/// Who owns a reverse tuple that is taken.
+enum Claim {
+    /// This very flow: another CPU was first, or the forward half was lost.
+    Same,
+    /// Nobody any more.
+    Freed,
+    /// Another flow.
+    Foreign,
+}
+
+#[inline(always)]
+fn claim<F: Net, T: Tables<F>>(tables: &T, scratch: &Scratch<F::Addr>) -> Claim {
+    let Some(other) = tables.flow(&scratch.twin_key) else {
+        return Claim::Freed;
+    };
+    let state = State::from_number(other.state);
+    if state == State::Closed || sweep(scratch.twin_key.protocol, other, scratch.flow.seen) {
+        forget(tables, &scratch.twin_key, other);
+        Claim::Freed
+    } else if other.to == scratch.twin.to {
+        Claim::Same
+    } else {
+        Claim::Foreign
+    }
+}
+
 /// Takes a slot among the flows that nobody has confirmed yet; who had it before is forgotten if it is still
 /// unconfirmed. So a flood of first packets displaces first packets, and never an established flow.
-#[inline(always)]
-fn displace<F: Net, T: Tables<F>>(tables: &T, scratch: &mut Scratch<F::Addr>, hash: u32) {
-    scratch.twin_key = tables.displace(hash, &scratch.key);
+#[inline(never)]
+fn displace<F: Net, T: Tables<F>>(tables: &T, scratch: &mut Scratch<F::Addr>) {
+    tables.displace(scratch.hash, &scratch.key, &mut scratch.twin_key);
     if scratch.twin_key == scratch.key {
         return;
     }

@@ -18,14 +18,23 @@ pub fn flow_hash<F: Net>(tuple: &Tuple<F::Addr>, seed: u32) -> u32 {
     for word in F::words(tuple.destination) {
         hash = mix(hash, word);
     }
-    hash = mix(hash, ((tuple.source_port as u32) << 16) | tuple.destination_port as u32);
+    hash = mix(
+        hash,
+        ((tuple.source_port as u32) << 16) | tuple.destination_port as u32,
+    );
     finish(mix(hash, tuple.protocol as u32))
 }
 
 #[inline(always)]
 const fn mix(hash: u32, word: u32) -> u32 {
-    let word = word.wrapping_mul(0xcc9e_2d51).rotate_left(15).wrapping_mul(0x1b87_3593);
-    (hash ^ word).rotate_left(13).wrapping_mul(5).wrapping_add(0xe654_6b64)
+    let word = word
+        .wrapping_mul(0xcc9e_2d51)
+        .rotate_left(15)
+        .wrapping_mul(0x1b87_3593);
+    (hash ^ word)
+        .rotate_left(13)
+        .wrapping_mul(5)
+        .wrapping_add(0xe654_6b64)
 }
 
 #[inline(always)]

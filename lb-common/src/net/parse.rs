@@ -40,17 +40,14 @@ pub struct Parsed<A> {
     pub flags: u8,
 }
 
-/// What a refusal by TCP RST needs to know of the segment it answers.
-#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
-pub struct Rst {
-    /// Its sequence number.
-    pub sequence: u32,
-    /// Its acknowledgement number.
-    pub acknowledgement: u32,
-    /// Its flags.
-    pub flags: u8,
-    /// What it takes up in sequence numbers besides SYN and FIN: its data, in bytes.
-    pub data: u32,
+impl<A> Parsed<A> {
+    /// Offset of the transport header: at most 74. The mask says so to the verifier, which forgets bounds
+    /// across function calls.
+    #[inline(always)]
+    #[must_use]
+    pub const fn at(&self) -> usize {
+        (self.transport & 0x7f) as usize
+    }
 }
 
 /// An address family as it appears on the wire.
@@ -76,8 +73,8 @@ pub trait Net: Family {
     /// The source address for packets that leave by `device`; all zero: none.
     fn snat(device: &Device) -> Self::Addr;
 
-    /// Bytes of data behind the TCP header of a parsed packet.
-    fn tcp_data<C: Cursor>(cursor: &C, transport: usize) -> Option<u32>;
+    /// Offset of the packet's end, as its network header has it (the link may have padded it).
+    fn end<C: Cursor>(cursor: &C) -> Option<u32>;
 }
 
 impl Net for V4 {
@@ -88,8 +85,9 @@ impl Net for V4 {
 
     #[inline(always)]
     fn parse<C: Cursor>(cursor: &C) -> Result<Parsed<Addr4>, Outcome> {
-        let [first, _, ttl_protocol, source, destination] =
-            cursor.load::<[u32; 5]>(ETHERNET).ok_or(Outcome::PassedMalformed)?;
+        let [first, _, ttl_protocol, source, destination] = cursor
+            .load::<[u32; 5]>(ETHERNET)
+            .ok_or(Outcome::PassedMalformed)?;
         let [version_length, ..] = first.to_ne_bytes();
         let [_, protocol, ..] = ttl_protocol.to_ne_bytes();
         let length = ((version_length & 0xf) as usize) * 4;
@@ -101,8 +99,12 @@ impl Net for V4 {
             return Err(Outcome::PassedFragment);
         }
         let mut parsed = transport(cursor, protocol, ETHERNET + length)?;
-        parsed.tuple.source = Addr4 { bytes: source.to_ne_bytes() };
-        parsed.tuple.destination = Addr4 { bytes: destination.to_ne_bytes() };
+        parsed.tuple.source = Addr4 {
+            bytes: source.to_ne_bytes(),
+        };
+        parsed.tuple.destination = Addr4 {
+            bytes: destination.to_ne_bytes(),
+        };
         Ok(parsed)
     }
 
@@ -117,9 +119,9 @@ impl Net for V4 {
     }
 
     #[inline(always)]
-    fn tcp_data<C: Cursor>(cursor: &C, transport: usize) -> Option<u32> {
+    fn end<C: Cursor>(cursor: &C) -> Option<u32> {
         let total = u16::from_be(cursor.load::<u16>(ETHERNET + 2)?);
-        Some((total as u32 + ETHERNET as u32).saturating_sub(transport as u32 + tcp_header(cursor, transport)?))
+        Some(total as u32 + ETHERNET as u32)
     }
 }
 
@@ -131,7 +133,9 @@ impl Net for V6 {
 
     #[inline(always)]
     fn parse<C: Cursor>(cursor: &C) -> Result<Parsed<Addr6>, Outcome> {
-        let words = cursor.load::<[u32; 10]>(ETHERNET).ok_or(Outcome::PassedMalformed)?;
+        let words = cursor
+            .load::<[u32; 10]>(ETHERNET)
+            .ok_or(Outcome::PassedMalformed)?;
         let [version, ..] = words[0].to_ne_bytes();
         let [_, _, next, _] = words[1].to_ne_bytes();
         if version >> 4 != 6 {
@@ -154,10 +158,9 @@ impl Net for V6 {
     }
 
     #[inline(always)]
-    fn tcp_data<C: Cursor>(cursor: &C, transport: usize) -> Option<u32> {
-        let payload = u16::from_be(cursor.load::<u16>(ETHERNET + 4)?) as u32;
-        let end = payload + (ETHERNET + Self::HEADER) as u32;
-        Some(end.saturating_sub(transport as u32 + tcp_header(cursor, transport)?))
+    fn end<C: Cursor>(cursor: &C) -> Option<u32> {
+        let payload = u16::from_be(cursor.load::<u16>(ETHERNET + 4)?);
+        Some(payload as u32 + (ETHERNET + Self::HEADER) as u32)
     }
 }
 
@@ -171,20 +174,19 @@ pub(super) fn words6(address: Addr6) -> [u32; 4] {
     bytemuck::cast(address)
 }
 
-#[inline(always)]
-fn tcp_header<C: Cursor>(cursor: &C, transport: usize) -> Option<u32> {
-    Some((cursor.load::<u8>(transport + 12)? >> 4) as u32 * 4)
-}
-
 /// Ports and flags: one type for all transports that begin with two ports.
 #[inline(always)]
 fn transport<C: Cursor, A: Default>(cursor: &C, protocol: u8, offset: usize) -> Result<Parsed<A>, Outcome> {
-    let Some(known) = Protocol::from_number(protocol) else { return Err(Outcome::PassedOther) };
+    let Some(known) = Protocol::from_number(protocol) else {
+        return Err(Outcome::PassedOther);
+    };
     // Every one of the three has a header of at least eight bytes.
     let [ports, _] = cursor.load::<[u32; 2]>(offset).ok_or(Outcome::PassedMalformed)?;
     let [s0, s1, d0, d1] = ports.to_ne_bytes();
     let flags = match known {
-        Protocol::Tcp => cursor.load::<[u8; 6]>(offset + 12).ok_or(Outcome::PassedMalformed)?[1],
+        Protocol::Tcp => cursor
+            .load::<[u8; 6]>(offset + 12)
+            .ok_or(Outcome::PassedMalformed)?[1],
         Protocol::Udp | Protocol::Sctp => 0,
     };
     Ok(Parsed {

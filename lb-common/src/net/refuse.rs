@@ -4,9 +4,12 @@
 //! section 3.1), quoting the network header and eight bytes, which name the socket. The answer comes from
 //! the address the client asked for.
 
-use crate::abi::{Addr4, Addr6, Family, Tuple, V4, V6};
+use crate::abi::{Addr4, Addr6, Tuple, V4, V6};
 
-use super::{ETHERNET, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Net, Parsed, Rst, Sum, checksum::fold, parse::words6, tcp_flag};
+use super::{
+    Cursor, ETHERNET, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Net, Parsed, Sum, checksum::fold, parse::words6,
+    tcp_flag,
+};
 
 /// Bytes of the refused packet that an ICMP error quotes, from the network header on.
 pub type Quote = [u8; 48];
@@ -127,23 +130,30 @@ fn pseudo<F: Net>(from: F::Addr, to: F::Addr, protocol: u8, length: u16) -> Sum 
 /// The protocol and the length, each in a 16-bit word of the packet's order.
 #[inline(always)]
 fn pseudo_tail(protocol: u8, length: u16) -> Sum {
-    Sum::default().plus((protocol as u16).to_be() as u32).plus(length.to_be() as u32)
+    Sum::default()
+        .plus((protocol as u16).to_be() as u32)
+        .plus(length.to_be() as u32)
 }
 
 impl Refusal {
-    /// Writes a RST that answers `parsed`; gives its length. `partial`: the refused packet's checksum was
-    /// left to the device, and so must the answer's be: the field then holds the pseudo header's sum only.
+    /// Writes a RST that answers a segment of `tuple`'s connection; gives its length. A checksum that is left
+    /// to the device is the pseudo header's sum only.
     #[inline(always)]
-    pub fn reset<F: Refuse>(&mut self, parsed: &Parsed<F::Addr>, of: &Rst, partial: bool) -> usize {
+    pub fn reset<F: Refuse>(&mut self, tuple: &Tuple<F::Addr>, of: &Segment) -> usize {
         let (sequence, acknowledgement, flags) = if of.flags & tcp_flag::ACK != 0 {
             (of.acknowledgement, 0, tcp_flag::RST)
         } else {
-            let length = of.data
-                + (of.flags & tcp_flag::SYN != 0) as u32
-                + (of.flags & tcp_flag::FIN != 0) as u32;
+            let length =
+                of.data + (of.flags & tcp_flag::SYN != 0) as u32 + (of.flags & tcp_flag::FIN != 0) as u32;
             (0, of.sequence.wrapping_add(length), tcp_flag::RST | tcp_flag::ACK)
         };
-        let Tuple { source, destination, source_port, destination_port, .. } = parsed.tuple;
+        let Tuple {
+            source,
+            destination,
+            source_port,
+            destination_port,
+            ..
+        } = *tuple;
         let at = ETHERNET + F::HEADER;
         F::header(self, destination, source, TCP, RESET as u16);
         self.put(at, destination_port.to_be_bytes());
@@ -152,7 +162,7 @@ impl Refusal {
         self.put(at + 8, acknowledgement.to_be_bytes());
         self.put(at + 12, [0x50, flags, 0, 0, 0, 0, 0, 0]);
         let pseudo = F::pseudo(destination, source, TCP, RESET as u16);
-        let sum = if partial {
+        let sum = if of.partial {
             fold(pseudo.difference())
         } else {
             !fold(self.sum(at, RESET, pseudo).difference())
@@ -163,8 +173,10 @@ impl Refusal {
 
     /// Writes an ICMP error "port unreachable" that quotes the refused packet; gives its length.
     #[inline(always)]
-    pub fn unreachable<F: Refuse>(&mut self, parsed: &Parsed<F::Addr>, quote: &Quote) -> usize {
-        let Tuple { source, destination, .. } = parsed.tuple;
+    pub fn unreachable<F: Refuse>(&mut self, tuple: &Tuple<F::Addr>, quote: &Quote) -> usize {
+        let Tuple {
+            source, destination, ..
+        } = *tuple;
         let at = ETHERNET + F::HEADER;
         let length = (ICMP_HEADER + F::QUOTE) as u16;
         F::header(self, destination, source, F::ICMP, length);
@@ -198,25 +210,60 @@ impl Refusal {
         }
     }
 
-    #[inline(always)]
+    /// A function of its own: what was just written would otherwise be kept in registers that the kernel's
+    /// machine does not have.
+    #[inline(never)]
     fn sum(&self, offset: usize, length: usize, start: Sum) -> Sum {
         let mut sum = start;
-        let mut i = offset;
-        while i < offset + length {
-            sum = sum.plus(u16::from_ne_bytes([self.frame[i], self.frame[i + 1]]) as u32);
+        let mut i = 0;
+        while i < length && i < FRAME {
+            let Some(&[a, b]) = self.frame.get(offset + i..).and_then(|rest| rest.first_chunk()) else {
+                break;
+            };
+            sum = sum.plus(u16::from_ne_bytes([a, b]) as u32);
             i += 2;
         }
         sum
     }
 }
 
-/// Whether a TCP checksum was left to the device: the field then holds the folded pseudo header's sum.
-/// A complete checksum looks like that in one case of 65,536; its client sends its segment again.
-#[inline(always)]
-#[must_use]
-pub fn is_partial<F: Refuse>(tuple: &Tuple<F::Addr>, field: u16, segment: u16) -> bool {
-    fold(F::pseudo(tuple.source, tuple.destination, tuple.protocol, segment).difference()) == field
+/// What a RST needs to know of the segment it answers.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Segment {
+    /// Its sequence number.
+    pub sequence: u32,
+    /// Its acknowledgement number.
+    pub acknowledgement: u32,
+    /// Its flags.
+    pub flags: u8,
+    /// Its data in bytes.
+    pub data: u32,
+    /// Its checksum was left to the device, and so must the answer's be.
+    pub partial: bool,
+}
+
+impl Segment {
+    /// Reads the segment of a parsed packet.
+    #[inline(always)]
+    pub fn read<F: Refuse, C: Cursor>(cursor: &C, parsed: &Parsed<F::Addr>) -> Option<Self> {
+        // The fixed offset first, and the header in one piece: behind a check at a variable offset the compiler
+        // drops the checks that this one implies, and the verifier does not follow it.
+        let length = F::end(cursor)?.wrapping_sub(parsed.transport);
+        let header = cursor.load::<[u32; 5]>(parsed.at())?;
+        let [offset, ..] = header[3].to_ne_bytes();
+        let [c0, c1, ..] = header[4].to_ne_bytes();
+        // The field of a sender that leaves the checksum to its device holds the pseudo header's sum. So does one
+        // complete checksum in 65,536; that client sends its segment again.
+        let tuple = &parsed.tuple;
+        let pseudo = F::pseudo(tuple.source, tuple.destination, tuple.protocol, length as u16);
+        Some(Self {
+            sequence: u32::from_be(header[1]),
+            acknowledgement: u32::from_be(header[2]),
+            flags: parsed.flags,
+            data: length.saturating_sub((offset >> 4) as u32 * 4),
+            partial: fold(pseudo.difference()) == u16::from_ne_bytes([c0, c1]),
+        })
+    }
 }
 
 const _: () = assert!(ETHERNET + <V6 as Net>::HEADER + ICMP_HEADER + <V6 as Refuse>::QUOTE <= FRAME);
-const _: () = assert!(<V4 as Family>::ADDR_LEN == 4);

@@ -1,7 +1,9 @@
 //! What the data path asks of its maps: implemented over BPF maps in the kernel and over plain collections
 //! in tests.
 
-use crate::abi::{Address, Backend, Device, Flow, Frontend, FrontendKey, Node, Set, SourceClass, State, Tuple};
+use crate::abi::{
+    Address, Backend, Device, Flow, Frontend, FrontendKey, Node, Set, SourceClass, State, Tuple,
+};
 
 use super::Net;
 
@@ -39,8 +41,8 @@ pub trait Tables<F: Net> {
     fn touch(&self, key: &Tuple<F::Addr>, tick: u32, state: State) -> bool;
     /// Removes a flow entry if it is there.
     fn remove(&self, key: &Tuple<F::Addr>);
-    /// Puts a new flow into the slot that `hash` falls on and gives back who was there.
-    fn displace(&self, hash: u32, key: &Tuple<F::Addr>) -> Tuple<F::Addr>;
+    /// Puts a new flow into the slot that `hash` falls on, and who was there into `old`.
+    fn displace(&self, hash: u32, key: &Tuple<F::Addr>, old: &mut Tuple<F::Addr>);
 
     /// Node-wide settings.
     fn node(&self) -> Option<&Node>;

@@ -22,7 +22,9 @@ pub const fn next_state(state: State, protocol: u8, reverse: bool, flags: u8) ->
         // The handshake was not seen from its start (a flow that was picked up in the middle).
         (State::New, true) => State::Established,
         (State::Answered, false) if flags & ACK != 0 => closing(State::Established, false, flags),
-        (State::Established | State::ClosingForward | State::ClosingReverse, _) => closing(state, reverse, flags),
+        (State::Established | State::ClosingForward | State::ClosingReverse, _) => {
+            closing(state, reverse, flags)
+        }
         _ => state,
     }
 }

@@ -1,0 +1,5 @@
+//! From Kubernetes objects to plain values.
+
+mod convert;
+
+pub use convert::{Converted, Object};

@@ -1,0 +1,388 @@
+//! Joins Services, EndpointSlices and Nodes by name into what this node should serve.
+//!
+//! Input: changes, in any order. Output: the desired state, as a whole or one Service at a time.
+//! *Invariant*: the result depends on the objects alone, not on the order in which they came.
+//! *Not here*: which endpoints are chosen, see [`select`]; who owns an address, see `claims`.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    mem,
+    net::IpAddr,
+};
+
+use lb_common::abi::FrontendKind;
+
+use super::{
+    BackendEndpoint, Candidate, Change, DesiredState, Endpoint, EndpointSlice, NodeObject, ObjectKey, Port,
+    Problem, Scopes, Service, ServicePort, ServicePortId,
+    claims::{Claim, Claims},
+    select,
+};
+
+/// Which node this is.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct NodeIdentity {
+    /// Name of its Node object, and of it in `nodeName` of endpoints.
+    pub name: String,
+}
+
+/// What may have to be looked at anew.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct Changed {
+    /// Services whose [`Index::desired_service`] may differ.
+    pub services: BTreeSet<ObjectKey>,
+    /// [`Index::this_node`] or [`Index::other_nodes`] may differ.
+    pub nodes: bool,
+    /// [`Index::problems`] may differ.
+    pub problems: bool,
+}
+
+impl Changed {
+    /// Nothing has changed.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// All objects known, joined.
+#[derive(Debug)]
+pub struct Index {
+    identity: NodeIdentity,
+    services: BTreeMap<ObjectKey, Joined>,
+    /// The Service that each slice was last known to belong to.
+    owners: HashMap<ObjectKey, ObjectKey>,
+    nodes: BTreeMap<String, NodeObject>,
+    claims: Claims,
+    reported: BTreeMap<String, Vec<Problem>>,
+    changed: Changed,
+}
+
+/// A Service with its slices, of which either may still be missing. State is kept slice by slice, so that
+/// an endpoint on its way from one slice to another survives the deletion of either.
+#[derive(Default, Debug)]
+struct Joined {
+    service: Option<Service>,
+    slices: BTreeMap<String, EndpointSlice>,
+}
+
+impl Index {
+    /// An index for the node `identity`, without objects.
+    #[must_use]
+    pub fn new(identity: NodeIdentity) -> Self {
+        Self {
+            identity,
+            services: BTreeMap::new(),
+            owners: HashMap::new(),
+            nodes: BTreeMap::new(),
+            claims: Claims::default(),
+            reported: BTreeMap::new(),
+            changed: Changed::default(),
+        }
+    }
+
+    /// Takes in one change. What repeats the known costs nothing further.
+    pub fn apply(&mut self, change: Change) {
+        match change {
+            Change::ServiceApplied(service) => self.set_service(&service.key.clone(), Some(service)),
+            Change::ServiceDeleted(key) => self.set_service(&key, None),
+            Change::SliceApplied(slice) => self.apply_slice(slice),
+            Change::SliceDeleted(key) => self.delete_slice(&key),
+            Change::NodeApplied(node) => self.set_node(&node.name.clone(), Some(node)),
+            Change::NodeDeleted(name) => self.set_node(&name, None),
+            Change::Reported { subject, problems } => {
+                let before = match problems.is_empty() {
+                    true => self.reported.remove(&subject),
+                    false => self.reported.insert(subject.clone(), problems),
+                };
+                self.changed.problems |= before.as_ref() != self.reported.get(&subject);
+            }
+        }
+    }
+
+    /// What changed since the last call.
+    pub fn take_changed(&mut self) -> Changed {
+        mem::take(&mut self.changed)
+    }
+
+    /// Everything that this node should serve.
+    #[must_use]
+    pub fn desired(&self) -> DesiredState {
+        DesiredState {
+            services: self
+                .services
+                .keys()
+                .flat_map(|key| self.desired_service(key))
+                .collect(),
+            other_nodes: self.other_nodes(),
+            problems: self.problems(),
+        }
+    }
+
+    /// The ports of one Service, sorted by [`ServicePort::id`]; none if it is not (or no longer) served.
+    #[must_use]
+    pub fn desired_service(&self, key: &ObjectKey) -> Vec<ServicePort> {
+        let Some((joined, service)) = self
+            .services
+            .get(key)
+            .and_then(|j| Some((j, j.service.as_ref()?)))
+        else {
+            return Vec::new();
+        };
+        let families = |port| [(port, false), (port, true)];
+        let mut ports: Vec<_> = (service.ports.iter().flat_map(families))
+            .filter_map(|(port, ipv6)| self.desired_port(joined, service, port, ipv6))
+            .collect();
+        ports.sort_unstable_by(|a, b| a.id.cmp(&b.id));
+        ports
+    }
+
+    /// Addresses of all nodes but this one, sorted.
+    #[must_use]
+    pub fn other_nodes(&self) -> Vec<IpAddr> {
+        let own: &[IpAddr] = self.this_node().map_or(&[], |node| &node.addresses);
+        let others = self.nodes.values().filter(|node| node.name != self.identity.name);
+        let addresses: BTreeSet<_> = others.flat_map(|node| &node.addresses).copied().collect();
+        addresses
+            .into_iter()
+            .filter(|address| !own.contains(address))
+            .collect()
+    }
+
+    /// This node's own object.
+    #[must_use]
+    pub fn this_node(&self) -> Option<&NodeObject> {
+        self.nodes.get(&self.identity.name)
+    }
+
+    /// What could not be served, and why: sorted, without repetitions.
+    #[must_use]
+    pub fn problems(&self) -> Vec<Problem> {
+        let problems: BTreeSet<_> = self
+            .reported
+            .values()
+            .flatten()
+            .cloned()
+            .chain(self.claims.problems())
+            .collect();
+        problems.into_iter().collect()
+    }
+
+    fn set_service(&mut self, key: &ObjectKey, service: Option<Service>) {
+        let joined = self.services.entry(key.clone()).or_default();
+        if joined.service != service {
+            self.changed.problems |= self.claims.are_contested();
+            if let Some(old) = &joined.service {
+                self.claims.leave(old, &mut self.changed.services);
+            }
+            if let Some(new) = &service {
+                self.claims.enter(new, &mut self.changed.services);
+            }
+            self.changed.problems |= self.claims.are_contested();
+            self.changed.services.insert(key.clone());
+            joined.service = service;
+        }
+        self.forget_if_empty(key);
+    }
+
+    fn apply_slice(&mut self, slice: EndpointSlice) {
+        let owner = ObjectKey {
+            namespace: slice.key.namespace.clone(),
+            name: slice.service.clone(),
+        };
+        let before = self.owners.get(&slice.key);
+        if before.is_some_and(|before| *before != owner) {
+            self.delete_slice(&slice.key.clone());
+        }
+        let joined = self.services.entry(owner.clone()).or_default();
+        if joined.slices.get(&slice.key.name) == Some(&slice) {
+            return;
+        }
+        if joined.service.is_some() {
+            self.changed.services.insert(owner.clone());
+        }
+        self.owners.insert(slice.key.clone(), owner);
+        joined.slices.insert(slice.key.name.clone(), slice);
+    }
+
+    fn delete_slice(&mut self, key: &ObjectKey) {
+        let Some(owner) = self.owners.remove(key) else {
+            return;
+        };
+        if let Some(joined) = self.services.get_mut(&owner) {
+            joined.slices.remove(&key.name);
+            if joined.service.is_some() {
+                self.changed.services.insert(owner.clone());
+            }
+        }
+        self.forget_if_empty(&owner);
+    }
+
+    fn set_node(&mut self, name: &str, node: Option<NodeObject>) {
+        let lost = |node: Option<&NodeObject>| node.is_some_and(|node| !node.ready);
+        let before = match &node {
+            Some(node) => self.nodes.insert(name.into(), node.clone()),
+            None => self.nodes.remove(name),
+        };
+        if before == node {
+            return;
+        }
+        self.changed.nodes = true;
+        if name == self.identity.name {
+            let zone = |node: &Option<NodeObject>| node.as_ref().and_then(|node| node.zone.clone());
+            if zone(&before) != zone(&node) {
+                self.mark_services(|endpoint| !endpoint.for_zones.is_empty());
+            }
+        } else if lost(before.as_ref()) != lost(node.as_ref()) {
+            self.mark_services(|endpoint| endpoint.terminating && endpoint.node.as_deref() == Some(name));
+        }
+    }
+
+    /// Marks the Services that have such an endpoint. Looks at all endpoints: for rare events only.
+    fn mark_services(&mut self, concerned: impl Fn(&Endpoint) -> bool) {
+        let has_one = |joined: &Joined| {
+            joined.service.is_some() && joined.slices.values().flat_map(|s| &s.endpoints).any(&concerned)
+        };
+        let marked = self
+            .services
+            .iter()
+            .filter(|(_, joined)| has_one(joined))
+            .map(|(key, _)| key.clone());
+        self.changed.services.extend(marked);
+    }
+
+    fn forget_if_empty(&mut self, key: &ObjectKey) {
+        if self
+            .services
+            .get(key)
+            .is_some_and(|joined| joined.service.is_none() && joined.slices.is_empty())
+        {
+            self.services.remove(key);
+        }
+    }
+
+    fn desired_port(
+        &self,
+        joined: &Joined,
+        service: &Service,
+        port: &Port,
+        ipv6: bool,
+    ) -> Option<ServicePort> {
+        let mut frontends = service.frontends(port, ipv6);
+        let exposed = frontends
+            .iter()
+            .any(|frontend| frontend.kind != FrontendKind::ClusterIp);
+        frontends.retain(|frontend| self.claims.owns(&service.key, &Claim::new(*frontend, port, ipv6)));
+        if frontends.is_empty() {
+            return None;
+        }
+        let external_local = service.external_local && exposed;
+        let scopes = Scopes {
+            cluster: !service.internal_local || exposed,
+            local: service.internal_local || external_local,
+        };
+
+        let endpoints = self.merge(joined, port, ipv6);
+        let candidates: Vec<_> = endpoints
+            .values()
+            .map(|endpoint| self.candidate(endpoint))
+            .collect();
+        let zone = self.this_node().and_then(|node| node.zone.as_deref());
+        let selection = select(&candidates, &self.identity.name, zone, scopes);
+        let backends = endpoints
+            .keys()
+            .zip(&candidates)
+            .zip(selection.in_local.iter().zip(&selection.in_cluster));
+        Some(ServicePort {
+            id: ServicePortId {
+                namespace: service.key.namespace.clone(),
+                name: service.key.name.clone(),
+                port_name: port.name.clone(),
+                protocol: port.protocol,
+                ipv6,
+            },
+            frontends,
+            internal_local: service.internal_local,
+            external_local,
+            endpoints_exist: selection.endpoints_exist,
+            affinity: service.affinity,
+            backends: backends
+                .filter(|(_, (in_local, in_cluster))| **in_local || **in_cluster)
+                .map(
+                    |((&(address, port), candidate), (&in_local, &in_cluster))| BackendEndpoint {
+                        address,
+                        port,
+                        on_this_node: candidate.on_this_node,
+                        in_local,
+                        in_cluster,
+                    },
+                )
+                .collect(),
+            // A ready endpoint that does not call itself serving (publishNotReadyAddresses) gets new flows,
+            // so it must be able to keep them.
+            serving: (endpoints.iter())
+                .filter(|(_, endpoint)| endpoint.serving || endpoint.ready)
+                .map(|(at, _)| *at)
+                .collect(),
+        })
+    }
+
+    /// The endpoints of a port, each once. Where slices disagree about one (it is on its way from one slice
+    /// to the other, or two people wrote it down), the copy on this node wins, then the one in better health.
+    fn merge<'a>(
+        &self,
+        joined: &'a Joined,
+        port: &Port,
+        ipv6: bool,
+    ) -> BTreeMap<(IpAddr, u16), &'a Endpoint> {
+        let rank = |endpoint: &Endpoint| {
+            (
+                self.is_here(endpoint),
+                endpoint.ready,
+                endpoint.serving,
+                !endpoint.terminating,
+            )
+        };
+        let mut endpoints = BTreeMap::new();
+        for slice in joined.slices.values().filter(|slice| slice.ipv6 == ipv6) {
+            let answers_for = |p: &&_| endpoint_port_matches(p, port);
+            for number in slice.ports.iter().filter(answers_for).map(|p| p.port) {
+                for endpoint in &slice.endpoints {
+                    let known = endpoints.entry((endpoint.address, number)).or_insert(endpoint);
+                    if rank(endpoint) > rank(known) {
+                        *known = endpoint;
+                    }
+                }
+            }
+        }
+        endpoints
+    }
+
+    fn candidate<'a>(&self, endpoint: &'a Endpoint) -> Candidate<'a> {
+        let on_this_node = self.is_here(endpoint);
+        // Of this node the cluster may think what it likes: we are running. A node without an object is not
+        // lost either: manifests in a directory need not describe the nodes.
+        let node = endpoint.node.as_ref().and_then(|name| self.nodes.get(name));
+        Candidate {
+            on_this_node,
+            ready: endpoint.ready,
+            serving: endpoint.serving,
+            terminating: endpoint.terminating,
+            node_lost: !on_this_node && node.is_some_and(|node| !node.ready),
+            for_zones: &endpoint.for_zones,
+            for_nodes: &endpoint.for_nodes,
+        }
+    }
+
+    fn is_here(&self, endpoint: &Endpoint) -> bool {
+        endpoint.node.as_ref() == Some(&self.identity.name)
+    }
+}
+
+/// Never by number: a target port may have another number in each slice.
+fn endpoint_port_matches(endpoint: &super::EndpointPort, port: &Port) -> bool {
+    endpoint.name == port.name && endpoint.protocol == port.protocol
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,46 @@
+//! Where objects come from: a Kubernetes API server, or a directory of manifests. Both yield the same events.
+
+pub mod kubernetes;
+mod watch;
+
+use std::time::SystemTime;
+
+use crate::model::Change;
+
+/// What a source tells.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Event {
+    /// One object changed. Before [`Event::Synced`] these add up to the first complete state.
+    Change(Change),
+    /// All objects have been told once: from now on, what is not there does not exist. Sent once.
+    Synced,
+    /// The source's own state changed. What it told before stands, however long it fails.
+    Status(SourceStatus),
+}
+
+/// How a source is doing.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct SourceStatus {
+    /// What it cannot do at present; empty if all is well.
+    pub failures: Vec<Failure>,
+    /// Failures since the start, including those that are over.
+    pub errors: u64,
+    /// Objects or files that could not be understood, since the start.
+    pub malformed: u64,
+    /// Objects of kinds that are no concern of ours (directory only), now.
+    pub ignored: u64,
+}
+
+/// Something a source cannot do at present.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Failure {
+    /// What it concerns: a kind of object, or the directory.
+    pub what: String,
+    /// When it began to fail.
+    pub since: SystemTime,
+    /// How it failed last, and what would mend it.
+    pub message: String,
+}
+
+/// Nobody receives any more: time to end.
+struct Unheard;
