@@ -18,7 +18,7 @@ use crate::{
 
 /// A packet that leaves by a device.
 #[inline(always)]
-pub fn tc(ctx: &TcContext, hook: Hook) -> i32 {
+pub(crate) fn tc(ctx: &TcContext, hook: Hook) -> i32 {
     let packet = Tc::new(ctx);
     match packet.load::<u16>(12).map(u16::from_be) {
         Some(ETHERTYPE_IPV4) => judge::<V4>(&packet, hook),

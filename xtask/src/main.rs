@@ -2,6 +2,7 @@
 //! Set-up, build, demo, tests and checks: which command does what.
 
 mod build;
+mod check;
 mod child;
 mod demo;
 mod machine;
@@ -34,6 +35,8 @@ enum Command {
     Setup,
     /// Build the eBPF programs and the agent that embeds them.
     Build(build::BuildArgs),
+    /// Judge the source: format, lints, documentation, layering, map layout, file sizes.
+    Check(check::CheckArgs),
     /// Build everything and run every test.
     Test(test::TestArgs),
     /// Build the agent and run it on devices of this machine.
@@ -54,6 +57,7 @@ fn dispatch(cli: Cli) -> Result<ExitCode> {
     match cli.command {
         Command::Setup => setup::all(&workspace)?,
         Command::Build(args) => build::command(&workspace, &args)?,
+        Command::Check(args) => return check::command(&workspace, &args),
         Command::Test(args) => return test::command(&workspace, &args),
         Command::Run(args) => run::command(&workspace, &args)?,
         Command::Demo(args) => return demo::command(&workspace, &args),
