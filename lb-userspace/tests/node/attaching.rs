@@ -377,7 +377,8 @@ fn expired_flows_are_swept_as_root() {
     };
     ns.run(async || {
         let mut loaded = load::load(ns.options(TcAttach::Auto)).unwrap();
-        let mut swept = gc::run(loaded.sweeper().unwrap(), Duration::from_millis(10));
+        let sweeper = loaded.sweeper().unwrap();
+        let mut swept = gc::run(move |frame| sweeper.run(frame), Duration::from_millis(10));
         let runs = timeout(Duration::from_secs(10), swept.wait_for(|swept| swept.runs >= 3)).await;
         let swept = *runs.expect("three runs within ten seconds").unwrap();
         assert_eq!(
