@@ -1,12 +1,12 @@
 //! Turns a topology into namespaces: the order of steps, with as few processes as possible.
 
-use std::{collections::BTreeMap, fmt::Write as _, path::Path};
+use std::{collections::BTreeMap, fmt::Write as _, path::Path, sync::Arc};
 
 use anyhow::{Context as _, Result};
 
 use crate::{
     addr::Dual,
-    links, netfilter,
+    cleanup, links, netfilter,
     netns::{Netns, ip_batch},
     place::Place,
     podnet,
@@ -36,8 +36,12 @@ pub(crate) fn build(topology: &Topology, prefix: &str) -> Result<BTreeMap<String
     }
     ip_batch(&[], batch.text())?;
     let mut places = BTreeMap::new();
+    let folder: Arc<Path> = cleanup::folder(prefix).into();
     for (name, addr) in names {
-        places.insert(name.into(), Place::new(name, addr, Netns::open(&full(name))?));
+        places.insert(
+            name.into(),
+            Place::new(name, addr, Netns::open(&full(name))?, Arc::clone(&folder)),
+        );
     }
     // Before any device is made: a device takes over the defaults when it appears.
     for place in places.values() {

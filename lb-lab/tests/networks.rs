@@ -1,12 +1,14 @@
 //! Every kind of pod network with every kind of packet filter carries the traffic it should, and is gone after.
 
+#![allow(clippy::unwrap_used)] // a test's helpers fail as the test does
+
 use std::{
     net::SocketAddr,
     path::Path,
     time::{Duration, Instant},
 };
 
-use lb_lab::{Cidr, Family, Lab, Netfilter, Options, PodNetwork, Proto, Topology, require_root};
+use lb_lab::{Cidr, Family, Lab, Netfilter, Options, Outcome, PodNetwork, Proto, Topology, require_root};
 
 const PORT: u16 = 8080;
 
@@ -131,6 +133,25 @@ fn outside(lab: &Lab, netfilter: Netfilter, family: Family) {
         "{family:?}: {shares}"
     );
     lab.unroute("other", cluster).unwrap();
+
+    // A pod that claims another node's pod's address: its datagram is dropped on the way in by a reverse path
+    // filter. The honest one after it takes the same way, so nothing is still under way when it is answered.
+    let (pod, claimed) = (
+        lab.at("pod1-1").unwrap(),
+        lab.topology().plan.pod_cidr(2).nth(99).of(family),
+    );
+    let server = lab.at("node1").unwrap().serve(Proto::Udp, PORT + 1).unwrap();
+    let dst = lab.at("node1").unwrap().socket(family, PORT + 1);
+    pod.add_address(claimed, "lo").unwrap();
+    let options = Options {
+        timeout: Duration::from_millis(20),
+        ..Options::from(SocketAddr::new(claimed, 0))
+    };
+    assert_eq!(pod.connect(Proto::Udp, dst, &options).unwrap(), Outcome::Silent);
+    assert!(pod.connect(Proto::Udp, dst, &patient()).unwrap().is_from("node1"));
+    let heard = if netfilter == Netfilter::None { 2 } else { 1 };
+    assert_eq!(server.requests(), heard, "reverse path filter, {family:?}");
+    pod.remove_address(claimed, "lo").unwrap();
 }
 
 /// Other tests keep this machine busy: a slow answer is no failure.
