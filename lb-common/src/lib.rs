@@ -19,3 +19,5 @@
 extern crate std;
 
 pub mod abi;
+pub mod maglev;
+pub mod net;

@@ -1,2 +1,94 @@
+// SPDX-License-Identifier: MIT OR GPL-2.0-only
+//! The programs that are loaded into the kernel: one per hook, a few lines each.
+//!
+//! What they do is decided in `lb_common::net`; this crate only joins it to packets ([`packet`]), maps
+//! ([`maps`], [`tables`]) and the kernel's ways of sending ([`send`], [`refuse`]).
 #![no_std]
 #![no_main]
+// The program macros make undocumented, public items of their own.
+#![allow(missing_docs, unreachable_pub)]
+
+mod after;
+mod before;
+mod maps;
+mod outcome;
+mod packet;
+mod refuse;
+mod rewrite;
+mod send;
+mod sweep;
+mod tables;
+
+use aya_ebpf::{
+    macros::{classifier, xdp},
+    programs::{TcContext, XdpContext},
+};
+use lb_common::abi::{DeviceKind, Hook};
+
+/// XDP on an uplink: what needs no other way than the stack's; the rest is left to [`uplink_in`].
+#[xdp]
+pub fn uplink_xdp(ctx: XdpContext) -> u32 {
+    before::xdp(&ctx)
+}
+
+/// TC ingress of uplinks and tunnels: clients outside, and replies from other nodes.
+#[classifier]
+pub fn uplink_in(ctx: TcContext) -> i32 {
+    before::tc(&ctx, Hook::UplinkIn, DeviceKind::Uplink)
+}
+
+/// TC egress of uplinks and tunnels: replies to clients outside, and this node's way to other nodes' ports.
+#[classifier]
+pub fn uplink_out(ctx: TcContext) -> i32 {
+    after::tc(&ctx, Hook::UplinkOut)
+}
+
+/// TC ingress of a pod's device: what the pod sends.
+#[classifier]
+pub fn pod_in(ctx: TcContext) -> i32 {
+    before::tc(&ctx, Hook::PodIn, DeviceKind::Pod)
+}
+
+/// TC ingress of a pod's device that is a port of a bridge: as [`pod_in`], and replies must reach the stack.
+#[classifier]
+pub fn bridge_port_in(ctx: TcContext) -> i32 {
+    before::tc(&ctx, Hook::PodIn, DeviceKind::BridgePort)
+}
+
+/// TC egress of a pod's device: what the pod receives.
+#[classifier]
+pub fn pod_out(ctx: TcContext) -> i32 {
+    after::tc(&ctx, Hook::PodOut)
+}
+
+/// TC egress of lb0: node processes to Service addresses.
+#[classifier]
+pub fn host_out(ctx: TcContext) -> i32 {
+    before::tc(&ctx, Hook::HostOut, DeviceKind::Host)
+}
+
+/// TC egress of lo: node processes to their own node's ports, and replies of host-network backends to them.
+#[classifier]
+pub fn loopback_out(ctx: TcContext) -> i32 {
+    before::tc(&ctx, Hook::LoopbackOut, DeviceKind::Loopback)
+}
+
+/// Removes idle flows. Never attached: the agent runs it by `BPF_PROG_TEST_RUN`.
+#[classifier]
+pub fn sweep(ctx: TcContext) -> i32 {
+    sweep::run(&ctx)
+}
+
+/// Makes the verifier refuse a program in which a panic can be reached: it never ends.
+#[panic_handler]
+fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
+    loop {}
+}
+
+/// The kernel lends its GPL-only helpers to this licence.
+#[allow(unsafe_code)]
+// SAFETY: the section and symbol names are the ones every BPF loader expects; nothing else defines them.
+#[unsafe(link_section = "license")]
+// SAFETY: as above.
+#[unsafe(no_mangle)]
+pub static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

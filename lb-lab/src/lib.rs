@@ -1,2 +1,52 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A small cluster of network namespaces with real traffic.
+//! A small cluster of network namespaces with real traffic, for the demo and the tests.
+//!
+//! ```no_run
+//! use lb_lab::{Family, Lab, Proto, Topology};
+//! # fn main() -> anyhow::Result<()> {
+//! let lab = Lab::build(&Topology::cluster(3, 2))?;
+//! lab.serve_in_pods(8080)?;
+//! let pod = lab.at("pod2-1")?.socket(Family::V6, 8080);
+//! let shares = lab.at("pod1-1")?.probe(Proto::Tcp, pod, 20)?;
+//! assert!(shares.all_answered(), "{shares}");
+//! # Ok(()) // dropping the lab removes everything
+//! # }
+//! ```
+//!
+//! What a lab consists of is a plain value ([`Topology`], [`links`] and [`podnet`] turn it into commands,
+//! [`netfilter`] into rules); [`Lab`] builds and removes it; a [`Place`] is a node, pod or client to act from;
+//! [`server`], [`client`] and [`shares`] are the traffic; [`process`] runs agents. No knowledge of Services or
+//! Kubernetes here.
+
+mod addr;
+mod cleanup;
+mod client;
+mod configure;
+mod lab;
+mod links;
+mod netfilter;
+mod netns;
+mod pattern;
+mod place;
+mod podnet;
+mod process;
+mod server;
+mod shares;
+mod topology;
+mod wait;
+mod wire;
+
+pub use addr::{Cidr, Dual, DualCidr, Family, Proto};
+pub use cleanup::on_signal;
+pub use client::{Options, Outcome};
+pub use lab::Lab;
+pub use netns::Netns;
+pub use place::Place;
+pub use process::Child;
+pub use server::Server;
+pub use shares::Shares;
+pub use topology::{
+    AddressPlan, ClientSpec, FABRIC, Netfilter, NodeSpec, Offload, PodNetwork, PodSpec, Topology,
+};
+pub use wait::{require_root, skip, wait_for};
+pub use wire::Answer;

@@ -1,3 +1,70 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Set-up, build, demo, tests and checks.
-fn main() {}
+//! Set-up, build, demo, tests and checks: which command does what.
+
+mod build;
+mod check;
+mod child;
+mod demo;
+mod machine;
+mod mutants;
+mod report;
+mod run;
+#[cfg(test)]
+mod scratch;
+mod setup;
+mod test;
+mod workspace;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+use crate::workspace::Workspace;
+
+/// Everything a developer does with this workspace. Each command installs what it lacks and says so.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Install the eBPF toolchain and the programs that the tests and the demo call.
+    Setup,
+    /// Build the eBPF programs and the agent that embeds them.
+    Build(build::BuildArgs),
+    /// Judge the source: format, lints, documentation, layering, map layout, file sizes.
+    Check(check::CheckArgs),
+    /// Build everything and run every test.
+    Test(test::TestArgs),
+    /// Break the source in small ways and see whether a test notices.
+    Mutants(mutants::MutantsArgs),
+    /// Build the agent and run it on devices of this machine.
+    Run(run::RunArgs),
+    /// Set up a small cluster and show Services being load-balanced.
+    Demo(demo::DemoArgs),
+}
+
+fn main() -> ExitCode {
+    dispatch(Cli::parse()).unwrap_or_else(|error| {
+        eprintln!("xtask: {error:#}");
+        ExitCode::FAILURE
+    })
+}
+
+fn dispatch(cli: Cli) -> Result<ExitCode> {
+    let workspace = Workspace::from_env()?;
+    match cli.command {
+        Command::Setup => setup::all(&workspace)?,
+        Command::Build(args) => build::command(&workspace, &args)?,
+        Command::Check(args) => return check::command(&workspace, &args),
+        Command::Test(args) => return test::command(&workspace, &args),
+        Command::Mutants(args) => return mutants::command(&workspace, &args),
+        Command::Run(args) => run::command(&workspace, &args)?,
+        Command::Demo(args) => return demo::command(&workspace, &args),
+    }
+    Ok(ExitCode::SUCCESS)
+}

@@ -81,8 +81,10 @@ numbered! {
         PassedNotOurs = "passed-not-ours";
         /// Passed: one of our addresses, but no frontend has this port.
         PassedNoFrontend = "passed-no-frontend";
-        /// Passed: a fragment without ports, or a header that ends too early.
+        /// Passed: a fragment that does not start its datagram, and so has no ports.
         PassedFragment = "passed-fragment";
+        /// Passed: left by XDP to the TC program of the same device.
+        PassedToTc = "passed-to-tc";
         /// Passed: headers that are cut short or contradict themselves.
         PassedMalformed = "passed-malformed";
         /// Forwarded: a flow that is known.
@@ -93,6 +95,8 @@ numbered! {
         ForwardedMidstream = "forwarded-midstream";
         /// Rejected: the Service has no endpoint anywhere.
         RejectedNoEndpoints = "rejected-no-endpoints";
+        /// Rejected: sent to a Service address that has no such port, by this node itself.
+        RejectedNoFrontend = "rejected-no-frontend";
         /// Rejected: in the middle of a TCP connection that is not known.
         RejectedUnknownFlow = "rejected-unknown-flow";
         /// Dropped: policy Local, and endpoints on other nodes only.
@@ -111,8 +115,10 @@ numbered! {
         DroppedInconsistent = "dropped-inconsistent";
         /// Dropped: the packet could not be rewritten.
         DroppedRewrite = "dropped-rewrite";
-        /// Dropped: a fragment that is addressed to a Service.
-        DroppedFragment = "dropped-fragment";
+        /// Dropped: on lb0, but nothing that a Service could answer.
+        DroppedOther = "dropped-other";
+        /// Dropped: its time to live ended here.
+        DroppedExpired = "dropped-expired";
     }
 }
 
@@ -126,9 +132,10 @@ impl Outcome {
             | O::PassedNotOurs
             | O::PassedNoFrontend
             | O::PassedFragment
+            | O::PassedToTc
             | O::PassedMalformed => Kind::Passed,
             O::ForwardedFlow | O::ForwardedNew | O::ForwardedMidstream => Kind::Forwarded,
-            O::RejectedNoEndpoints | O::RejectedUnknownFlow => Kind::Rejected,
+            O::RejectedNoEndpoints | O::RejectedNoFrontend | O::RejectedUnknownFlow => Kind::Rejected,
             O::DroppedNoLocalEndpoints
             | O::DroppedUnknownFlow
             | O::DroppedSpoofed
@@ -137,7 +144,8 @@ impl Outcome {
             | O::DroppedNoRoute
             | O::DroppedInconsistent
             | O::DroppedRewrite
-            | O::DroppedFragment => Kind::Dropped,
+            | O::DroppedOther
+            | O::DroppedExpired => Kind::Dropped,
         }
     }
 

@@ -1,0 +1,30 @@
+//! Packets: what is in them, what becomes of them, and how they are changed.
+//!
+//! [`parse`] reads headers through a [`Cursor`]; [`decide`] holds the policy; [`flow`] opens and follows
+//! flows in [`Tables`]; [`edit`] says which bytes change; [`refuse`] builds the answers of a refusal.
+//! Nothing here touches a packet or a map by itself, so the code that runs in the kernel is the code that
+//! the tests on the host run.
+
+mod checksum;
+mod crc32c;
+mod cursor;
+mod decide;
+mod edit;
+mod flow;
+mod hash;
+mod parse;
+mod refuse;
+mod tables;
+mod tcp;
+
+pub use checksum::{Sum, apply, fold};
+pub use crc32c::{crc32c, shift_difference};
+pub use cursor::Cursor;
+pub use decide::{Choice, Client, Scope, choose, client};
+pub use edit::{Differences, Edit, differences};
+pub use flow::{After, Arrival, Before, Scratch, after, before, sweep};
+pub use hash::flow_hash;
+pub use parse::{ETHERNET, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Net, Parsed, tcp_flag};
+pub use refuse::{FRAME, Quote, Refusal, Refuse, Segment};
+pub use tables::{Created, Tables};
+pub use tcp::{lifetime, next_state};

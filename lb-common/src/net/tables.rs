@@ -1,0 +1,55 @@
+//! What the data path asks of its maps: implemented over BPF maps in the kernel and over plain collections
+//! in tests.
+
+use crate::abi::{
+    Address, Backend, Device, Flow, Frontend, FrontendKey, Node, Set, SourceClass, State, Tuple,
+};
+
+use super::Net;
+
+/// What became of an attempt to insert a flow entry.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Created {
+    /// It is in the table now.
+    Yes,
+    /// Another entry has this key.
+    Exists,
+    /// There is no room, or the table could not be written.
+    Full,
+}
+
+/// The maps of one address family, the clock, and the routing table.
+pub trait Tables<F: Net> {
+    /// What a destination address is to this node.
+    fn address(&self, address: &F::Addr) -> Option<Address>;
+    /// Who a source address belongs to.
+    fn source(&self, address: &F::Addr) -> SourceClass;
+    /// The frontend with exactly this key.
+    fn frontend(&self, key: &FrontendKey<F::Addr>) -> Option<Frontend>;
+    /// The current set of a service.
+    fn set(&self, service: u32) -> Option<&Set>;
+    /// The row that `hash` falls on, in the table of `rows` rows that begins at element `table`.
+    fn row(&self, table: u32, rows: u32, hash: u32) -> Option<u16>;
+    /// A backend by its index.
+    fn backend(&self, index: u32) -> Option<&Backend<F::Addr>>;
+
+    /// The flow entry with this key.
+    fn flow(&self, key: &Tuple<F::Addr>) -> Option<&Flow<F::Addr>>;
+    /// Inserts a flow entry, if its key is free.
+    fn create(&self, key: &Tuple<F::Addr>, flow: &Flow<F::Addr>) -> Created;
+    /// Notes a packet in an entry; `false`: there is no such entry.
+    fn touch(&self, key: &Tuple<F::Addr>, tick: u32, state: State) -> bool;
+    /// Removes a flow entry if it is there.
+    fn remove(&self, key: &Tuple<F::Addr>);
+    /// Puts a new flow into the slot that `hash` falls on, and who was there into `old`.
+    fn displace(&self, hash: u32, key: &Tuple<F::Addr>, old: &mut Tuple<F::Addr>);
+
+    /// Node-wide settings.
+    fn node(&self) -> Option<&Node>;
+    /// A device by its interface index.
+    fn device(&self, index: u32) -> Option<&Device>;
+    /// Interface index of the device by which packets from `from` to `to` leave, from the kernel's routes.
+    fn route(&self, tuple: &Tuple<F::Addr>) -> Option<u32>;
+    /// The clock: ticks of about a second.
+    fn tick(&self) -> u32;
+}

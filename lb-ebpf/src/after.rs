@@ -1,0 +1,72 @@
+//! Programs behind the routing decision: they follow flows, and open none but those of this node's own
+//! processes to other nodes' ports, which no other program of ours sees.
+
+use aya_ebpf::programs::TcContext;
+use lb_common::{
+    abi::{Address, DeviceKind, Hook, Kind, Outcome, V4, V6},
+    net::{Cursor, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Tables, after},
+};
+
+use crate::{
+    before,
+    maps::Maps,
+    outcome::{TC_OK, TC_SHOT, conclude},
+    packet::{Packet, Tc},
+    rewrite::translate_tc,
+    tables::{Kernel, workspace},
+};
+
+/// A packet that leaves by a device.
+#[inline(always)]
+pub(crate) fn tc(ctx: &TcContext, hook: Hook) -> i32 {
+    let packet = Tc::new(ctx);
+    match packet.load::<u16>(12).map(u16::from_be) {
+        Some(ETHERTYPE_IPV4) => judge::<V4>(&packet, hook),
+        Some(ETHERTYPE_IPV6) => judge::<V6>(&packet, hook),
+        _ => end(&packet, hook, Outcome::PassedOther),
+    }
+}
+
+#[inline(always)]
+fn end(packet: &Tc, hook: Hook, outcome: Outcome) -> i32 {
+    conclude(packet, hook, outcome, packet.length());
+    if matches!(outcome.kind(), Kind::Dropped) {
+        TC_SHOT
+    } else {
+        TC_OK
+    }
+}
+
+#[inline(always)]
+fn judge<F: Maps>(packet: &Tc, hook: Hook) -> i32 {
+    let Some(workspace) = workspace::<F>() else {
+        return end(packet, hook, Outcome::DroppedInconsistent);
+    };
+    match F::parse(packet) {
+        Ok(parsed) => workspace.flow.parsed = parsed,
+        Err(outcome) => return end(packet, hook, outcome),
+    }
+    let kernel = Kernel {
+        ctx: packet.skb.cast(),
+        device: packet.device(),
+    };
+    if let Some(flow) = after::<F, Kernel>(&kernel, &mut workspace.flow) {
+        let done = translate_tc::<F>(packet, &flow.to);
+        return end(
+            packet,
+            hook,
+            if done {
+                Outcome::ForwardedFlow
+            } else {
+                Outcome::DroppedRewrite
+            },
+        );
+    }
+    if hook as u8 == Hook::UplinkOut as u8 && packet.is_local() {
+        let address = Tables::<F>::address(&kernel, &workspace.flow.parsed.tuple.destination);
+        if address.is_some_and(|a| a.has(Address::OTHER_NODE)) {
+            return before::open_or_refuse::<F>(packet, workspace, hook, DeviceKind::Host);
+        }
+    }
+    end(packet, hook, Outcome::PassedNotOurs)
+}

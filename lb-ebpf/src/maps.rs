@@ -1,0 +1,137 @@
+//! Every map, by the name that bpftool shows. Keys and values are `lb_common::abi`'s.
+#![allow(non_upper_case_globals)] // names as operators see them
+
+use aya_ebpf::{
+    btf_maps::{Array, HashMap, LpmTrie, PerCpuArray},
+    macros::btf_map,
+};
+use lb_common::{
+    abi::{
+        Addr4, Addr6, Address, Backend, COUNTERS, Counter, Device, Flow, Frontend, FrontendKey, Node, Rows,
+        Service, Set, Source, Tuple, V4, V6, capacity,
+    },
+    net::{Refusal, Refuse, Scratch},
+};
+
+/// `BPF_F_MMAPABLE`: the agent writes tables through memory.
+const MMAPABLE: usize = 1 << 10;
+
+type Flows<A> = HashMap<Tuple<A>, Flow<A>, { capacity::FLOWS as usize }>;
+type Embryos<A> = Array<Tuple<A>, { capacity::EMBRYOS as usize }>;
+type Addresses<A> = HashMap<A, Address, { capacity::ADDRESSES as usize }>;
+type Sources<A> = LpmTrie<A, Source, { capacity::SOURCES as usize }>;
+type Frontends<A> = HashMap<FrontendKey<A>, Frontend, { capacity::FRONTENDS as usize }>;
+type Services = Array<Service, { capacity::SERVICES as usize }>;
+type Sets = Array<Set, { capacity::SETS as usize }>;
+type Backends<A> = Array<Backend<A>, { capacity::BACKENDS as usize }>;
+
+/// Working memory of one CPU: larger than the kernel's stack allows.
+#[repr(C)]
+pub(crate) struct Workspace<A> {
+    /// A flow that is being opened.
+    pub(crate) flow: Scratch<A>,
+    /// A refusal that is being written.
+    pub(crate) refusal: Refusal,
+    /// What it quotes.
+    pub(crate) quote: [u8; 48],
+}
+
+#[btf_map]
+pub(crate) static node: Array<Node, 1> = Array::new();
+#[btf_map]
+pub(crate) static devices: HashMap<u32, Device, { capacity::DEVICES as usize }> = HashMap::new();
+#[btf_map]
+pub(crate) static maglev: Array<Rows, { capacity::MAGLEV as usize }, MMAPABLE> = Array::new();
+#[btf_map]
+pub(crate) static counters: PerCpuArray<Counter, { COUNTERS as usize }> = PerCpuArray::new();
+
+#[btf_map]
+pub(crate) static addresses4: Addresses<Addr4> = HashMap::new();
+#[btf_map]
+pub(crate) static addresses6: Addresses<Addr6> = HashMap::new();
+#[btf_map]
+pub(crate) static sources4: Sources<Addr4> = LpmTrie::new();
+#[btf_map]
+pub(crate) static sources6: Sources<Addr6> = LpmTrie::new();
+#[btf_map]
+pub(crate) static frontends4: Frontends<Addr4> = HashMap::new();
+#[btf_map]
+pub(crate) static frontends6: Frontends<Addr6> = HashMap::new();
+#[btf_map]
+pub(crate) static services4: Services = Array::new();
+#[btf_map]
+pub(crate) static services6: Services = Array::new();
+#[btf_map]
+pub(crate) static sets4: Sets = Array::new();
+#[btf_map]
+pub(crate) static sets6: Sets = Array::new();
+#[btf_map]
+pub(crate) static backends4: Backends<Addr4> = Array::new();
+#[btf_map]
+pub(crate) static backends6: Backends<Addr6> = Array::new();
+#[btf_map]
+pub(crate) static flows4: Flows<Addr4> = HashMap::new();
+#[btf_map]
+pub(crate) static flows6: Flows<Addr6> = HashMap::new();
+#[btf_map]
+pub(crate) static embryos4: Embryos<Addr4> = Array::new();
+#[btf_map]
+pub(crate) static embryos6: Embryos<Addr6> = Array::new();
+#[btf_map]
+pub(crate) static workspace4: PerCpuArray<Workspace<Addr4>, 1> = PerCpuArray::new();
+#[btf_map]
+pub(crate) static workspace6: PerCpuArray<Workspace<Addr6>, 1> = PerCpuArray::new();
+
+/// The maps of one address family.
+pub(crate) trait Maps: Refuse {
+    /// `flows4` or `flows6`.
+    fn flows() -> &'static Flows<Self::Addr>;
+    /// `embryos4` or `embryos6`.
+    fn embryos() -> &'static Embryos<Self::Addr>;
+    /// `addresses4` or `addresses6`.
+    fn addresses() -> &'static Addresses<Self::Addr>;
+    /// `sources4` or `sources6`.
+    fn sources() -> &'static Sources<Self::Addr>;
+    /// `frontends4` or `frontends6`.
+    fn frontends() -> &'static Frontends<Self::Addr>;
+    /// `services4` or `services6`.
+    fn services() -> &'static Services;
+    /// `sets4` or `sets6`.
+    fn sets() -> &'static Sets;
+    /// `backends4` or `backends6`.
+    fn backends() -> &'static Backends<Self::Addr>;
+    /// `workspace4` or `workspace6`.
+    fn workspace() -> &'static PerCpuArray<Workspace<Self::Addr>, 1>;
+}
+
+macro_rules! family {
+    ($family:ty, $addr:ty: $($name:ident = $map:ident: $ty:ty),+ $(,)?) => {
+        impl Maps for $family {
+            $(#[inline(always)] fn $name() -> &'static $ty { &$map })+
+        }
+    };
+}
+
+family! { V4, Addr4:
+    flows = flows4: Flows<Addr4>,
+    embryos = embryos4: Embryos<Addr4>,
+    addresses = addresses4: Addresses<Addr4>,
+    sources = sources4: Sources<Addr4>,
+    frontends = frontends4: Frontends<Addr4>,
+    services = services4: Services,
+    sets = sets4: Sets,
+    backends = backends4: Backends<Addr4>,
+    workspace = workspace4: PerCpuArray<Workspace<Addr4>, 1>,
+}
+
+family! { V6, Addr6:
+    flows = flows6: Flows<Addr6>,
+    embryos = embryos6: Embryos<Addr6>,
+    addresses = addresses6: Addresses<Addr6>,
+    sources = sources6: Sources<Addr6>,
+    frontends = frontends6: Frontends<Addr6>,
+    services = services6: Services,
+    sets = sets6: Sets,
+    backends = backends6: Backends<Addr6>,
+    workspace = workspace6: PerCpuArray<Workspace<Addr6>, 1>,
+}

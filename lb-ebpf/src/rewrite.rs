@@ -1,0 +1,146 @@
+//! Writes a translation into a packet.
+//!
+//! TC: headers are written in place first, then the transport's checksum by the kernel's helper, which alone
+//! knows whether the sender has left it to the device; the helper makes all packet pointers invalid.
+//! XDP: checksums are complete, so they are changed in place.
+#![allow(unsafe_code)]
+
+use aya_ebpf::{
+    bindings::{BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR},
+    helpers::generated::bpf_l4_csum_replace,
+};
+use lb_common::{
+    abi::Tuple,
+    net::{Cursor, Differences, Edit, Net, Parsed, Sum, apply, differences, shift_difference},
+};
+
+use crate::{
+    maps::Maps,
+    packet::{Packet, Tc, Xdp},
+    tables::workspace,
+};
+
+/// A packet whose transport checksum can follow a translation.
+pub(crate) trait Rewrite: Packet {
+    /// Changes the Internet checksum at `offset` by `by`.
+    fn fix(&self, offset: usize, by: Differences, zero_is_none: bool) -> bool;
+}
+
+/// Makes `to` the packet's tuple; `false` if the packet could not be written.
+#[inline(always)]
+pub(crate) fn translate<F: Net, P: Rewrite>(
+    packet: &P,
+    parsed: &Parsed<F::Addr>,
+    to: &Tuple<F::Addr>,
+) -> bool {
+    let by = differences::<F>(&parsed.tuple, to);
+    let transport = parsed.at();
+    if !packet.store(F::ADDRESSES, to.source) || !packet.store(F::ADDRESSES + F::ADDR_LEN, to.destination) {
+        return false;
+    }
+    if let Some(field) = F::CHECKSUM {
+        let Some(old) = packet.load::<u16>(field) else {
+            return false;
+        };
+        packet.store(field, apply(old, by.addresses));
+    }
+    if !packet.store(transport, to.source_port.to_be())
+        || !packet.store(transport + 2, to.destination_port.to_be())
+    {
+        return false;
+    }
+    match Edit::of(to.protocol) {
+        Edit::Checksum { field, zero_is_none } => packet.fix(transport + field, by, zero_is_none),
+        Edit::Crc32c => fix_crc::<F, P>(packet, parsed, to),
+    }
+}
+
+/// [`translate`] at TC, as a function of its own: its words would crowd the caller's stack. Finds the packet's
+/// present tuple in the workspace.
+#[inline(never)]
+pub(crate) fn translate_tc<F: Maps>(packet: &Tc, to: &Tuple<F::Addr>) -> bool {
+    match workspace::<F>() {
+        Some(workspace) => translate::<F, _>(packet, &workspace.flow.parsed, to),
+        None => false,
+    }
+}
+
+/// SCTP's checksum covers the ports but no address.
+#[inline(always)]
+fn fix_crc<F: Net, P: Packet>(packet: &P, parsed: &Parsed<F::Addr>, to: &Tuple<F::Addr>) -> bool {
+    let ports =
+        |t: &Tuple<F::Addr>| (t.source_port.to_be() as u32) | (t.destination_port.to_be() as u32) << 16;
+    let difference = ports(&parsed.tuple) ^ ports(to);
+    if difference == 0 {
+        return true;
+    }
+    let transport = parsed.at();
+    let (Some(end), Some(old)) = (F::end(packet), packet.load::<u32>(transport + 8)) else {
+        return false;
+    };
+    let rest = end.wrapping_sub(parsed.transport).wrapping_sub(4);
+    packet.store(transport + 8, old ^ shift_difference(difference, rest))
+}
+
+/// Takes one off the time to live; `false` if that was the last.
+#[inline(always)]
+pub(crate) fn age<F: Net, P: Packet>(packet: &P) -> bool {
+    let Some(ttl) = packet.load::<u8>(F::TTL) else {
+        return false;
+    };
+    if ttl <= 1 {
+        return false;
+    }
+    packet.store(F::TTL, ttl - 1);
+    if let Some(field) = F::CHECKSUM
+        && let Some(old) = packet.load::<u16>(field)
+    {
+        // The time to live is the first byte of its word.
+        let word = |ttl: u8| u16::from_ne_bytes([ttl, 0]) as u32;
+        packet.store(
+            field,
+            apply(
+                old,
+                Sum::default().minus(word(ttl)).plus(word(ttl - 1)).difference(),
+            ),
+        );
+    }
+    true
+}
+
+impl Rewrite for Tc {
+    #[inline(always)]
+    fn fix(&self, offset: usize, by: Differences, zero_is_none: bool) -> bool {
+        let flags = if zero_is_none {
+            BPF_F_MARK_MANGLED_0 as u64
+        } else {
+            0
+        };
+        let pseudo = flags | BPF_F_PSEUDO_HDR as u64;
+        // SAFETY: the context is the program's own; the helper checks the offset. Two calls: a sender that
+        // leaves its checksum to the device has summed the addresses and not the ports.
+        let addresses =
+            unsafe { bpf_l4_csum_replace(self.skb, offset as u32, 0, by.addresses as u64, pseudo) };
+        if by.ports == u32::MAX || by.ports == 0 {
+            return addresses == 0; // the same ports: their difference is a zero of one's complement
+        }
+        // SAFETY: as above.
+        let ports = unsafe { bpf_l4_csum_replace(self.skb, offset as u32, 0, by.ports as u64, flags) };
+        addresses == 0 && ports == 0
+    }
+}
+
+impl Rewrite for Xdp {
+    #[inline(always)]
+    fn fix(&self, offset: usize, by: Differences, zero_is_none: bool) -> bool {
+        let Some(old) = self.load::<u16>(offset) else {
+            return false;
+        };
+        if zero_is_none && old == 0 {
+            return true;
+        }
+        let sum = Sum::default().plus(by.addresses).plus(by.ports).difference();
+        let new = apply(old, sum);
+        self.store(offset, if zero_is_none && new == 0 { 0xffff } else { new })
+    }
+}

@@ -1,0 +1,207 @@
+//! `lb_common::net::Tables` over the BPF maps, the kernel's clock and its routing table.
+#![allow(unsafe_code)]
+
+use aya_ebpf::{
+    bindings::{BPF_FIB_LOOKUP_SKIP_NEIGH, BPF_NOEXIST, bpf_fib_lookup as FibParams},
+    btf_maps::lpm_trie,
+    helpers::generated::{bpf_fib_lookup, bpf_ktime_get_coarse_ns},
+};
+use core::ffi::c_void;
+use lb_common::{
+    abi::{Address, Backend, Device, Flow, Frontend, FrontendKey, Node, Set, SourceClass, State, Tuple},
+    maglev,
+    net::{Created, Tables},
+};
+
+use crate::maps::{self, Maps, Workspace};
+
+/// The maps, seen from a program's context.
+#[derive(Clone, Copy)]
+pub(crate) struct Kernel {
+    /// The context, for helpers that want one.
+    pub(crate) ctx: *mut c_void,
+    /// Interface index of the device the program runs on.
+    pub(crate) device: u32,
+}
+
+/// What `bpf_ktime_get_coarse_ns` is shifted by: a tick is 2^30 ns, 1.07 seconds.
+const TICK_SHIFT: u32 = 30;
+
+const EEXIST: i32 = -17;
+const AF_INET: u8 = 2;
+const AF_INET6: u8 = 10;
+
+/// This CPU's working memory. Programs do not interrupt each other on a CPU, and none uses it twice.
+#[inline(always)]
+pub(crate) fn workspace<F: Maps>() -> Option<&'static mut Workspace<F::Addr>> {
+    // SAFETY: per-CPU memory; XDP and TC programs run with bottom halves off, one at a time on a CPU, and each
+    // asks for it once.
+    F::workspace().get_ptr_mut(0).map(|p| unsafe { &mut *p })
+}
+
+/// The clock of flows.
+#[inline(always)]
+pub(crate) fn tick() -> u32 {
+    // SAFETY: no arguments.
+    (unsafe { bpf_ktime_get_coarse_ns() } >> TICK_SHIFT) as u32
+}
+
+impl<F: Maps> Tables<F> for Kernel {
+    #[inline(always)]
+    fn address(&self, address: &F::Addr) -> Option<Address> {
+        // SAFETY: the value is one word, read once.
+        unsafe { F::addresses().get(address) }.copied()
+    }
+
+    #[inline(always)]
+    fn source(&self, address: &F::Addr) -> SourceClass {
+        let key = lpm_trie::Key::new(8 * F::ADDR_LEN as u32, *address);
+        match F::sources().get(&key) {
+            Some(source) => SourceClass::from_number(source.class),
+            None => SourceClass::Outside,
+        }
+    }
+
+    #[inline(always)]
+    fn frontend(&self, key: &FrontendKey<F::Addr>) -> Option<Frontend> {
+        // SAFETY: a frontend's value never changes while it is in the map.
+        unsafe { F::frontends().get(key) }.copied()
+    }
+
+    #[inline(always)]
+    fn set(&self, service: u32) -> Option<&Set> {
+        F::sets().get(F::services().get(service)?.set()?)
+    }
+
+    #[inline(always)]
+    fn row(&self, table: u32, rows: u32, hash: u32) -> Option<u16> {
+        let (element, row) = maglev::row(hash, rows);
+        maps::maglev
+            .get(table.wrapping_add(element))?
+            .rows
+            .get(row)
+            .copied()
+    }
+
+    #[inline(always)]
+    fn backend(&self, index: u32) -> Option<&Backend<F::Addr>> {
+        F::backends().get(index)
+    }
+
+    #[inline(always)]
+    fn flow(&self, key: &Tuple<F::Addr>) -> Option<&Flow<F::Addr>> {
+        // SAFETY: the fields that change are single words, and any mixture of their values is a valid flow.
+        unsafe { F::flows().get(key) }
+    }
+
+    #[inline(always)]
+    fn create(&self, key: &Tuple<F::Addr>, flow: &Flow<F::Addr>) -> Created {
+        match F::flows().insert(key, flow, BPF_NOEXIST as u64) {
+            Ok(()) => Created::Yes,
+            Err(EEXIST) => Created::Exists,
+            Err(_) => Created::Full,
+        }
+    }
+
+    #[inline(always)]
+    fn touch(&self, key: &Tuple<F::Addr>, tick: u32, state: State) -> bool {
+        let Some(flow) = F::flows().get_ptr_mut(key) else {
+            return false;
+        };
+        // SAFETY: the pointer is valid until the program ends; each field is one word, and the last writer wins.
+        unsafe { (*flow).seen = tick };
+        // SAFETY: as above.
+        unsafe { (*flow).state = state as u8 };
+        true
+    }
+
+    #[inline(always)]
+    fn remove(&self, key: &Tuple<F::Addr>) {
+        let _ = F::flows().remove(key); // absent: another CPU has done it
+    }
+
+    #[inline(always)]
+    fn displace(&self, hash: u32, key: &Tuple<F::Addr>, old: &mut Tuple<F::Addr>) {
+        let mask = maps::node.get(0).map_or(0, |node| node.embryo_mask);
+        *old = *key;
+        if let Some(slot) = F::embryos().get_ptr_mut(hash & mask) {
+            // SAFETY: the pointer is valid until the program ends. Two CPUs may tear a key here; a torn key names
+            // no flow, or one that is checked to be unconfirmed before it is removed.
+            *old = unsafe { *slot };
+            // SAFETY: as above.
+            unsafe { *slot = *key };
+        }
+    }
+
+    #[inline(always)]
+    fn node(&self) -> Option<&Node> {
+        maps::node.get(0)
+    }
+
+    #[inline(always)]
+    fn device(&self, index: u32) -> Option<&Device> {
+        // SAFETY: written as a whole by the agent; a reader sees an old or a new device.
+        unsafe { maps::devices.get(index) }
+    }
+
+    #[inline(always)]
+    fn route(&self, tuple: &Tuple<F::Addr>) -> Option<u32> {
+        let mut device = 0;
+        if F::ADDR_LEN == 4 {
+            let ([source, ..], [destination, ..]) = (words::<F>(tuple.source), words::<F>(tuple.destination));
+            route4(self.ctx, self.device, source, destination, &mut device);
+        } else {
+            let (source, destination) = (words::<F>(tuple.source), words::<F>(tuple.destination));
+            route6(self.ctx, self.device, &source, &destination, &mut device);
+        }
+        if device == 0 { None } else { Some(device) }
+    }
+
+    #[inline(always)]
+    fn tick(&self) -> u32 {
+        tick()
+    }
+}
+
+/// An address as up to four words.
+#[inline(always)]
+fn words<F: Maps>(address: F::Addr) -> [u32; 4] {
+    let mut words = [0; 4];
+    for (slot, word) in words.iter_mut().zip(F::words(address)) {
+        *slot = word;
+    }
+    words
+}
+
+/// A subprogram of its own: the parameters would not fit into the caller's stack frame.
+#[inline(never)]
+fn route4(ctx: *mut c_void, device: u32, source: u32, destination: u32, out: &mut u32) {
+    // SAFETY: plain old data, for which all zero is valid.
+    let mut fib: FibParams = unsafe { core::mem::zeroed() };
+    fib.family = AF_INET;
+    fib.ifindex = device;
+    fib.__bindgen_anon_3.ipv4_src = source;
+    fib.__bindgen_anon_4.ipv4_dst = destination;
+    *out = look_up(ctx, &mut fib);
+}
+
+/// As [`route4`].
+#[inline(never)]
+fn route6(ctx: *mut c_void, device: u32, source: &[u32; 4], destination: &[u32; 4], out: &mut u32) {
+    // SAFETY: plain old data, for which all zero is valid.
+    let mut fib: FibParams = unsafe { core::mem::zeroed() };
+    fib.family = AF_INET6;
+    fib.ifindex = device;
+    fib.__bindgen_anon_3.ipv6_src = *source;
+    fib.__bindgen_anon_4.ipv6_dst = *destination;
+    *out = look_up(ctx, &mut fib);
+}
+
+/// The device a route leads to, 0 if there is none. A missing neighbour does not matter: sending resolves it.
+#[inline(always)]
+fn look_up(ctx: *mut c_void, fib: &mut FibParams) -> u32 {
+    // SAFETY: the context is the program's own; the parameters are as long as said.
+    let result =
+        unsafe { bpf_fib_lookup(ctx, fib, size_of::<FibParams>() as i32, BPF_FIB_LOOKUP_SKIP_NEIGH) };
+    if result == 0 { fib.ifindex } else { 0 }
+}

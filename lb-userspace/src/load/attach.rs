@@ -1,0 +1,345 @@
+//! Keeps every device that matters under the right programs.
+//!
+//! *Input*: the node's devices. *Output*: links, pinned, so that they outlive this process. *Invariants*: a device
+//! that is served stays served while programs are replaced; what fails on one device does not keep another waiting;
+//! [`Attachments::sync`] may be repeated at any time and retries what failed.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use aya::{
+    Ebpf,
+    programs::{
+        Link as _, ProgramError, SchedClassifier,
+        links::{FdLink, LinkError, PinnedLink},
+        tc::{self, NlOptions, SchedClassifierLink, TcAttachOptions, TcHandle},
+    },
+    sys::SyscallError,
+};
+use lb_common::abi::DeviceKind;
+
+use super::{
+    Direction, PinDirectory, PinDirectoryError,
+    loader::classifier,
+    pin::{Place, failed},
+    tc::program_for,
+};
+
+/// Priority and handle of our clsact filters: fixed, so that a restart replaces them in place.
+const FILTER_PRIORITY: u16 = 16;
+const FILTER_HANDLE: TcHandle = TcHandle::new(0, 0x1b);
+
+/// Our programs on the node's devices.
+#[derive(Debug)]
+pub struct Attachments {
+    ebpf: Ebpf,
+    pins: PinDirectory,
+    tcx: bool,
+    /// What this process has attached, or taken over.
+    attached: BTreeMap<Place, Attached>,
+    /// Links of the process before, not yet taken over.
+    inherited: BTreeMap<Place, PathBuf>,
+    /// Maps whose pins are replaced after the first `sync`.
+    unpublished: Vec<String>,
+    maps: BTreeSet<String>,
+}
+
+/// A device, as far as attaching is concerned.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Target {
+    /// Interface index.
+    pub index: u32,
+    /// Its name.
+    pub name: String,
+    /// What it leads to: decides on the programs.
+    pub kind: DeviceKind,
+}
+
+#[derive(Debug)]
+struct Attached {
+    device: String,
+    program: &'static str,
+    /// The link's pin, or the note of a filter.
+    path: PathBuf,
+}
+
+/// Why a program is not on a device, or a pin not in its place.
+#[derive(Debug, thiserror::Error)]
+pub enum AttachError {
+    /// The program could not be attached.
+    #[error("{device} ({direction}): cannot attach `{program}`")]
+    Attach {
+        /// Name of the device.
+        device: String,
+        /// Direction.
+        direction: Direction,
+        /// Name of the program.
+        program: &'static str,
+        /// What the kernel said.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// A pin could not be made, replaced or removed.
+    #[error(transparent)]
+    Pins(#[from] PinDirectoryError),
+}
+
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+impl Attachments {
+    pub(super) fn new(
+        ebpf: Ebpf,
+        pins: PinDirectory,
+        tcx: bool,
+        fresh: Vec<String>,
+        adopted: BTreeSet<String>,
+    ) -> Result<Self, PinDirectoryError> {
+        let inherited = if tcx {
+            pins.pinned_links()?
+        } else {
+            pins.noted_filters()?
+        };
+        let maps = adopted.into_iter().chain(fresh.iter().cloned()).collect();
+        Ok(Self {
+            ebpf,
+            pins,
+            tcx,
+            attached: BTreeMap::new(),
+            inherited,
+            unpublished: fresh,
+            maps,
+        })
+    }
+
+    /// Whether links (rather than clsact filters) are used.
+    #[must_use]
+    pub const fn uses_tcx(&self) -> bool {
+        self.tcx
+    }
+
+    /// What is attached: device, direction, program.
+    pub fn list(&self) -> impl Iterator<Item = (&str, Direction, &'static str)> {
+        self.attached
+            .iter()
+            .map(|((_, direction), at)| (at.device.as_str(), *direction, at.program))
+    }
+
+    /// Attaches what is missing, replaces what is of the process before or of another kind, removes what is on
+    /// devices that are gone or no longer concern us. The first call also replaces the pins of the maps.
+    pub fn sync(&mut self, devices: impl IntoIterator<Item = Target>) -> Vec<AttachError> {
+        let wanted: BTreeMap<Place, (String, &'static str)> = devices
+            .into_iter()
+            .flat_map(|device| places(&device).collect::<Vec<_>>())
+            .collect();
+        let mut errors = Vec::new();
+        // Removal first: an index or a name may have passed to another device.
+        let gone: Vec<Place> = self
+            .attached
+            .keys()
+            .chain(self.inherited.keys())
+            .filter(|place| !wanted.contains_key(place))
+            .copied()
+            .collect();
+        for place in gone {
+            errors.extend(self.drop_place(place).err().map(AttachError::from));
+        }
+        for (place, (device, program)) in wanted {
+            if self.attached.get(&place).is_some_and(|at| at.program == program) {
+                continue;
+            }
+            match self.attach(place, &device, program) {
+                Ok(path) => {
+                    self.inherited.remove(&place);
+                    self.attached.insert(
+                        place,
+                        Attached {
+                            device,
+                            program,
+                            path,
+                        },
+                    );
+                }
+                Err(source) => {
+                    errors.push(AttachError::Attach {
+                        device,
+                        direction: place.1,
+                        program,
+                        source,
+                    });
+                }
+            }
+        }
+        errors.extend(self.publish().err().map(AttachError::from));
+        errors
+    }
+
+    /// From here on, whoever opens a map by its pin sees those of the programs that now run.
+    fn publish(&mut self) -> Result<(), PinDirectoryError> {
+        if self.unpublished.is_empty() {
+            return Ok(());
+        }
+        while let Some(name) = self.unpublished.last() {
+            self.pins.publish_map(name)?;
+            self.unpublished.pop();
+        }
+        self.remove_other_mechanism()?;
+        self.pins.remove_other_maps(&self.maps)
+    }
+
+    fn attach(&mut self, place: Place, device: &str, program: &'static str) -> Result<PathBuf, BoxError> {
+        let old = self
+            .attached
+            .get(&place)
+            .map(|at| &at.path)
+            .or_else(|| self.inherited.get(&place))
+            .cloned();
+        let classifier = classifier(&mut self.ebpf, program)?;
+        if !self.tcx {
+            let note = old.unwrap_or_else(|| self.pins.filter(device, place));
+            // Noted first: a crash in between leaves a note too many, not a filter that nobody finds.
+            fs::create_dir_all(&note).map_err(failed("create directory", &note))?;
+            attach_filter(classifier, device, place.1)?;
+            return Ok(note);
+        }
+        if let Some(path) = old {
+            if take_over(classifier, device, place.1, &path)? {
+                return Ok(path);
+            }
+            PinDirectory::remove_link(&path)?;
+        }
+        let path = self.pins.link(device, place);
+        attach_link(classifier, device, place.1, &path)?;
+        Ok(path)
+    }
+
+    fn drop_place(&mut self, place: Place) -> Result<(), PinDirectoryError> {
+        let paths = [
+            self.attached.remove(&place).map(|at| at.path),
+            self.inherited.remove(&place),
+        ];
+        for path in paths.into_iter().flatten() {
+            if self.tcx {
+                PinDirectory::remove_link(&path)?;
+            } else {
+                remove_filter(place, &path)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// After a change between tcx and clsact, the former one's programs would translate a second time.
+    fn remove_other_mechanism(&self) -> Result<(), PinDirectoryError> {
+        if self.tcx {
+            remove_filters(&self.pins)
+        } else {
+            self.pins
+                .pinned_links()?
+                .values()
+                .try_for_each(|path| PinDirectory::remove_link(path))
+        }
+    }
+}
+
+fn places(device: &Target) -> impl Iterator<Item = (Place, (String, &'static str))> + '_ {
+    Direction::ALL.into_iter().filter_map(|direction| {
+        let program = program_for(device.kind, direction)?;
+        Some(((device.index, direction), (device.name.clone(), program)))
+    })
+}
+
+/// Puts `program` into a pinned link. `false`: the link is dead (its device is gone, or it is another device).
+fn take_over(
+    program: &mut SchedClassifier,
+    device: &str,
+    direction: Direction,
+    path: &Path,
+) -> Result<bool, BoxError> {
+    let link = match PinnedLink::from_pin(path) {
+        Ok(link) => SchedClassifierLink::try_from(FdLink::from(link))?,
+        Err(LinkError::SyscallError(error)) if error.io_error.kind() == io::ErrorKind::NotFound => {
+            return Ok(false);
+        }
+        Err(error) => return Err(error.into()),
+    };
+    match program.attach_to_link(link) {
+        // Closes our descriptor only: the pin keeps the link.
+        Ok(id) => drop(program.take_link(id)?),
+        Err(ProgramError::SyscallError(SyscallError { io_error, .. }))
+            if io_error.raw_os_error() == Some(libc::ENOLINK) =>
+        {
+            return Ok(false);
+        }
+        Err(error) => return Err(error.into()),
+    }
+    // Interface indices repeat across network namespaces and boots: is the link really on this device?
+    let id = program.info()?.id();
+    let (_, on_device) = SchedClassifier::query_tcx(device, direction.attach_type())?;
+    Ok(on_device.iter().any(|program| program.id() == id))
+}
+
+fn attach_link(
+    program: &mut SchedClassifier,
+    device: &str,
+    direction: Direction,
+    path: &Path,
+) -> Result<(), BoxError> {
+    let options = TcAttachOptions::TcxOrder(direction.order());
+    let id = program.attach_with_options(device, direction.attach_type(), options)?;
+    FdLink::try_from(program.take_link(id)?)?.pin(path)?;
+    Ok(())
+}
+
+fn attach_filter(program: &mut SchedClassifier, device: &str, direction: Direction) -> Result<(), BoxError> {
+    // Exists already, or is made now; if neither, attaching says why.
+    let _ = tc::qdisc_add_clsact(device);
+    let id = match program.attach_to_link(filter_link(device, direction)?) {
+        Ok(id) => id,
+        Err(_) => {
+            let options = NlOptions {
+                priority: FILTER_PRIORITY,
+                handle: FILTER_HANDLE,
+                ..NlOptions::default()
+            };
+            let options = TcAttachOptions::Netlink(options);
+            program.attach_with_options(device, direction.attach_type(), options)?
+        }
+    };
+    // Dropping the link would remove the filter; it has to outlive this process.
+    std::mem::forget(program.take_link(id)?);
+    Ok(())
+}
+
+fn filter_link(device: &str, direction: Direction) -> io::Result<SchedClassifierLink> {
+    SchedClassifierLink::attached(
+        device,
+        direction.attach_type(),
+        FILTER_PRIORITY,
+        FILTER_HANDLE,
+        None,
+    )
+}
+
+/// Removes a filter of ours, and the note of it.
+fn remove_filter((index, direction): Place, note: &Path) -> Result<(), PinDirectoryError> {
+    // A device that is gone took its filters along.
+    let device = nix::net::if_::if_indextoname(index)
+        .ok()
+        .and_then(|name| name.into_string().ok());
+    if let Some(Ok(link)) = device.map(|device| filter_link(&device, direction)) {
+        let _ = link.detach();
+    }
+    match fs::remove_dir(note) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed("remove", note)(error)),
+        _ => Ok(()),
+    }
+}
+
+/// Removes all filters of an instance.
+pub(super) fn remove_filters(pins: &PinDirectory) -> Result<(), PinDirectoryError> {
+    pins.noted_filters()?
+        .iter()
+        .try_for_each(|(place, note)| remove_filter(*place, note))
+}

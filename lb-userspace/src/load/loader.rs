@@ -1,0 +1,275 @@
+//! Loads the object: which maps are adopted from the process before, which are made afresh.
+//!
+//! *Invariant*: nothing that packets pass through is touched here; a load that fails leaves the agent before it
+//! working.
+
+use std::{collections::BTreeMap, fs, panic::resume_unwind, thread};
+
+use aya::{
+    Ebpf, EbpfError, EbpfLoader, TestRun, TestRunOptions,
+    maps::Map,
+    programs::{ProgramError, SchedClassifier},
+};
+use lb_common::abi::{capacity, names};
+
+use super::{
+    Attachments, ObjectError, PinDirectory, PinDirectoryError, TcAttach, object, pin::failed, probe,
+    tc::PROGRAMS,
+};
+
+/// The program that removes expired flows; it is run, never attached.
+const SWEEP: &str = "sweep";
+
+/// What to load, and where to keep it.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The directory of pins.
+    pub pins: PinDirectory,
+    /// Sizes of the maps.
+    pub capacities: Capacities,
+    /// How programs are attached to devices.
+    pub tc_attach: TcAttach,
+}
+
+/// Map sizes that differ from [`lb_common::abi::capacity`], by map name.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct Capacities {
+    max_entries: BTreeMap<&'static str, u32>,
+}
+
+/// Why programs or maps could not be put into the kernel.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// The object itself is unusable.
+    #[error(transparent)]
+    Object(#[from] ObjectError),
+    /// The pin directory is unusable.
+    #[error(transparent)]
+    Pins(#[from] PinDirectoryError),
+    /// Maps could not be made or programs not be linked to them.
+    #[error("the kernel refuses the maps of the eBPF object")]
+    Maps(#[source] EbpfError),
+    /// The object lacks a program.
+    #[error("the embedded eBPF object has no TC program `{0}`; rebuild it with `cargo xtask build`")]
+    MissingProgram(&'static str),
+    /// The verifier refused a program.
+    #[error("the kernel refuses program `{name}`")]
+    Program {
+        /// Its name.
+        name: &'static str,
+        /// The verifier's log, among others.
+        #[source]
+        source: ProgramError,
+    },
+}
+
+/// Programs and maps in the kernel, not yet on any device.
+#[derive(Debug)]
+pub struct Loaded {
+    ebpf: Ebpf,
+    options: Options,
+    /// Names of the maps that are not adopted.
+    fresh: Vec<String>,
+    adopted: Vec<&'static str>,
+}
+
+/// The handle to program `sweep`.
+#[derive(Debug)]
+pub struct Sweeper {
+    program: SchedClassifier,
+}
+
+impl Capacities {
+    /// Sizes the flow tables: at most `flows` entries per family, and as many places for unanswered flows as the
+    /// default proportion gives (a power of two).
+    #[must_use]
+    pub fn with_flows(mut self, flows: u32) -> Self {
+        let flows = flows.max(1024);
+        let embryos = previous_power_of_two(flows / (capacity::FLOWS / capacity::EMBRYOS));
+        for family in 0..2 {
+            self.max_entries.insert(names::FLOWS[family], flows);
+            self.max_entries.insert(names::EMBRYOS[family], embryos);
+        }
+        self
+    }
+
+    /// Sizes any map.
+    #[must_use]
+    pub fn with(mut self, map: &'static str, max_entries: u32) -> Self {
+        self.max_entries.insert(map, max_entries);
+        self
+    }
+
+    /// Slots for unanswered flows per family, for [`lb_common::abi::Node::embryo_mask`].
+    #[must_use]
+    pub fn embryos(&self) -> u32 {
+        self.max_entries
+            .get(names::EMBRYOS[0])
+            .copied()
+            .unwrap_or(capacity::EMBRYOS)
+    }
+}
+
+const fn previous_power_of_two(number: u32) -> u32 {
+    1 << number.ilog2()
+}
+
+/// The maps that hold the state of connections: the only ones that outlive the process that filled them.
+fn kept_maps() -> impl Iterator<Item = &'static str> {
+    names::FLOWS
+        .into_iter()
+        .chain(names::EMBRYOS)
+        .chain([names::COUNTERS])
+}
+
+/// Loads the embedded object. Call [`probe::check`] first: it explains what this would only fail at.
+///
+/// # Errors
+/// If object, maps or programs are refused.
+pub fn load(options: Options) -> Result<Loaded, LoadError> {
+    let object = object::embedded()?;
+    let pins = &options.pins;
+    pins.create()?;
+    let max_entries = &options.capacities.max_entries;
+    let shapes = object::map_shapes(object, max_entries)?;
+
+    let mut loader = EbpfLoader::new();
+    for (name, size) in max_entries {
+        loader.map_max_entries(name, *size);
+    }
+    let is_kept = |name: &&str| shapes.get(*name).is_some_and(|shape| pins.has_map(name, shape));
+    let adopted: Vec<&'static str> = kept_maps().filter(is_kept).collect();
+    for name in &adopted {
+        loader.map_pin_path(name, pins.map(name));
+    }
+    let mut ebpf = loader.load(object).map_err(LoadError::Maps)?;
+
+    verify(&mut ebpf)?;
+    let mut fresh = Vec::new();
+    for (name, map) in ebpf.maps() {
+        // Globals (".rodata" and the like) concern nobody but the programs.
+        if !name.starts_with('.') && !adopted.contains(&name) {
+            pins.prepare_map(name, map)?;
+            fresh.push(name.to_owned());
+        }
+    }
+    Ok(Loaded {
+        ebpf,
+        options,
+        fresh,
+        adopted,
+    })
+}
+
+impl Loaded {
+    /// Takes a map out, to be filled and kept.
+    pub fn take_map(&mut self, name: &str) -> Option<Map> {
+        self.ebpf.take_map(name)
+    }
+
+    /// The maps that hold what a process before this one wrote: flows and counters, if their shape is the same.
+    #[must_use]
+    pub fn adopted(&self) -> &[&'static str] {
+        &self.adopted
+    }
+
+    /// A handle of its own to the program that removes expired flows.
+    ///
+    /// # Errors
+    /// If the program cannot be pinned for the moment that this takes.
+    pub fn sweeper(&mut self) -> Result<Sweeper, LoadError> {
+        // aya gives no second handle to a program, but opens one by its pin.
+        let path = self.options.pins.map("new-sweep");
+        let error = |source| LoadError::Program { name: SWEEP, source };
+        let _ = fs::remove_file(&path);
+        let program = classifier(&mut self.ebpf, SWEEP)?;
+        program.pin(&path).map_err(|source| PinDirectoryError::Pin {
+            path: path.clone(),
+            source,
+        })?;
+        let program = SchedClassifier::from_pin(&path).map_err(error);
+        fs::remove_file(&path).map_err(failed("remove", &path))?;
+        Ok(Sweeper { program: program? })
+    }
+
+    /// What attaches the programs to devices. Fill the maps before its first `sync`.
+    ///
+    /// # Errors
+    /// If the pinned links cannot be listed.
+    pub fn into_attachments(self) -> Result<Attachments, LoadError> {
+        let Self {
+            ebpf,
+            options,
+            fresh,
+            adopted,
+        } = self;
+        let Options {
+            pins,
+            capacities: _,
+            tc_attach,
+        } = options;
+        let adopted = adopted.into_iter().map(str::to_owned).collect();
+        Ok(Attachments::new(
+            ebpf,
+            pins,
+            probe::tcx(tc_attach),
+            fresh,
+            adopted,
+        )?)
+    }
+}
+
+impl Sweeper {
+    /// Runs it once on `frame`, which it may write its findings into; the program's return value.
+    ///
+    /// # Errors
+    /// If the kernel refuses to run it.
+    pub fn run(&self, frame: &mut [u8; 64]) -> Result<u32, ProgramError> {
+        let input = *frame;
+        let options = TestRunOptions {
+            data_in: Some(&input),
+            data_out: Some(frame),
+            ..TestRunOptions::default()
+        };
+        Ok(self.program.test_run(options)?.return_value)
+    }
+}
+
+/// Takes everything of an instance out of the kernel: links, filters, maps. (`lb0` and routes: see `node::host`.)
+///
+/// # Errors
+/// If pins cannot be removed.
+pub fn detach(pins: &PinDirectory) -> Result<(), PinDirectoryError> {
+    super::attach::remove_filters(pins)?;
+    pins.remove()
+}
+
+/// Has all TC programs verified, each by a thread of its own: most of the time that a start takes.
+fn verify(ebpf: &mut Ebpf) -> Result<(), LoadError> {
+    for name in PROGRAMS.into_iter().chain([SWEEP]) {
+        classifier(ebpf, name)?;
+    }
+    let named = |name: &str| PROGRAMS.into_iter().chain([SWEEP]).find(|known| *known == name);
+    thread::scope(|scope| {
+        let programs = ebpf
+            .programs_mut()
+            .filter_map(|(name, program)| Some((named(name)?, program)));
+        let verified: Vec<_> = programs
+            .filter_map(|(name, program)| Some((name, <&mut SchedClassifier>::try_from(program).ok()?)))
+            .map(|(name, program)| (name, scope.spawn(|| program.load())))
+            .collect();
+        verified.into_iter().try_for_each(|(name, thread)| {
+            let loaded = thread.join().unwrap_or_else(|panic| resume_unwind(panic));
+            loaded.map_err(|source| LoadError::Program { name, source })
+        })
+    })
+}
+
+pub(super) fn classifier<'a>(
+    ebpf: &'a mut Ebpf,
+    name: &'static str,
+) -> Result<&'a mut SchedClassifier, LoadError> {
+    ebpf.program_mut(name)
+        .and_then(|program| program.try_into().ok())
+        .ok_or(LoadError::MissingProgram(name))
+}

@@ -1,0 +1,19 @@
+//! Puts programs and maps into the kernel, keeps them there across restarts, takes them out again.
+//!
+//! The order that leaves no gap: [`probe::check`] → [`load`] (flow maps adopted, all others fresh) → the caller fills
+//! the fresh maps → [`Loaded::into_attachments`] → [`Attachments::sync`] (programs are switched in place, then the
+//! pins of the maps).
+
+mod attach;
+mod loader;
+mod object;
+mod pin;
+pub mod probe;
+mod tc;
+
+pub use attach::{AttachError, Attachments, Target};
+pub use loader::{Capacities, LoadError, Loaded, Options, Sweeper, detach, load};
+pub use object::{MapShape, ObjectError, embedded};
+pub use pin::{PinDirectory, PinDirectoryError};
+pub use probe::ProbeError;
+pub use tc::{Direction, TcAttach, UnknownTcAttach};
