@@ -46,7 +46,10 @@ impl Change {
             .iter_mut()
             .map(|document| self.edit(document, &pods_slices))
             .collect();
-        ensure!(changed.contains(&true), "{self}: the manifests offer nothing to change");
+        ensure!(
+            changed.contains(&true),
+            "{self}: the manifests offer nothing to change"
+        );
         Ok(changed)
     }
 
@@ -63,7 +66,9 @@ impl Change {
                 }
             }),
             Self::Remove { node } => {
-                let Some(endpoints) = endpoints(document) else { return false };
+                let Some(endpoints) = endpoints(document) else {
+                    return false;
+                };
                 let before = endpoints.len();
                 endpoints.retain(|endpoint| endpoint["nodeName"] != node.as_str());
                 endpoints.len() != before
@@ -127,7 +132,9 @@ fn endpoint_of(all: &[Value], pod: &str, address_type: &Value) -> Option<Value> 
 }
 
 fn push_endpoint(document: &mut Value, endpoint: Value) -> bool {
-    let Some(endpoints) = endpoints(document) else { return false };
+    let Some(endpoints) = endpoints(document) else {
+        return false;
+    };
     let new = !endpoints.contains(&endpoint);
     if new {
         endpoints.push(endpoint);
@@ -171,13 +178,20 @@ mod tests {
 
     #[test]
     fn a_drained_node_keeps_its_endpoints_and_a_removed_one_loses_them() {
-        let both = [endpoint("a", "node1", "10.0.0.1"), endpoint("b", "node2", "10.0.0.2")].join(", ");
+        let both = [
+            endpoint("a", "node1", "10.0.0.1"),
+            endpoint("b", "node2", "10.0.0.2"),
+        ]
+        .join(", ");
         let mut documents = [slice("cart", "IPv4", &both)];
         let drain = Change::Drain { node: "node2".into() };
         drain.apply(&mut documents).unwrap();
         assert_eq!(documents[0]["endpoints"][0].get("conditions"), None);
         let conditions = &documents[0]["endpoints"][1]["conditions"];
-        assert_eq!((&conditions["ready"], &conditions["serving"]), (&false.into(), &true.into()));
+        assert_eq!(
+            (&conditions["ready"], &conditions["serving"]),
+            (&false.into(), &true.into())
+        );
         let remove = Change::Remove { node: "node2".into() };
         remove.apply(&mut documents).unwrap();
         assert_eq!(documents[0]["endpoints"].as_sequence().unwrap().len(), 1);
@@ -187,7 +201,10 @@ mod tests {
     #[test]
     fn a_policy_is_changed_in_the_service_only() {
         let service = "{ kind: Service, metadata: { name: shop }, spec: { externalTrafficPolicy: Local } }";
-        let mut documents = [serde_norway::from_str(service).unwrap(), slice("shop", "IPv4", "")];
+        let mut documents = [
+            serde_norway::from_str(service).unwrap(),
+            slice("shop", "IPv4", ""),
+        ];
         let change: Change =
             serde_norway::from_str("{ do: external-policy, service: shop, policy: Cluster }").unwrap();
         assert_eq!(change.apply(&mut documents).unwrap(), [true, false]);

@@ -3,7 +3,6 @@
 //! *Invariant*: the agents never see half of a change: they follow a symbolic link to a folder of manifests, and
 //! a change is a new folder that the link is switched to (as kubelet does with mounted ConfigMaps).
 
-use std::cell::{Cell, RefCell};
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
@@ -12,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use lb_lab::{Child, Family, Lab, PodNetwork, Topology, wait_for};
+use lb_lab::{Child, Family, Lab, PodNetwork, Topology};
 use serde::Deserialize as _;
 use serde_norway::Value;
 
@@ -32,8 +31,8 @@ pub(super) struct Cluster {
     pub(super) lab: Lab,
     pub(super) agents: Vec<Agent>,
     servers: Vec<Arc<Child>>,
-    documents: RefCell<Vec<(String, Value)>>,
-    generation: Cell<u32>,
+    documents: Vec<(String, Value)>,
+    generation: u32,
 }
 
 /// Three nodes with two pods each, and two clients outside: `client` tries everything, `visitor` downloads.
@@ -60,20 +59,31 @@ impl Cluster {
             lab,
             agents: Vec::new(),
             servers: Vec::new(),
-            documents: RefCell::new(read_manifests(manifests)?),
-            generation: Cell::new(0),
+            documents: read_manifests(manifests)?,
+            generation: 0,
         };
         cluster.write_manifests()?;
         for (_, pod) in topology.pods() {
             let addresses = Family::BOTH.map(|family| pod.addr.of(family).to_string());
             let own = std::env::current_exe().context("cannot find this program's own file")?;
             let own = own.to_string_lossy();
-            let argv = [&*own, "demo", "--serve", &pod.name, "--at", &addresses[0], "--at", &addresses[1]];
+            let argv = [
+                &*own,
+                "demo",
+                "--serve",
+                &pod.name,
+                "--at",
+                &addresses[0],
+                "--at",
+                &addresses[1],
+            ];
             cluster.servers.push(cluster.lab.spawn(&pod.name, &argv, &[])?);
         }
         let folder = cluster.manifests();
         for node in &topology.nodes {
-            cluster.agents.push(Agent::start(&cluster.lab, program, node, &folder)?);
+            cluster
+                .agents
+                .push(Agent::start(&cluster.lab, program, node, &folder)?);
         }
         for server in &cluster.servers {
             server.wait_for_output(super::SERVING, START)?;
@@ -90,11 +100,11 @@ impl Cluster {
     }
 
     /// Lets something happen; returns when every agent has followed.
-    pub(super) fn change(&self, change: &Change) -> Result<()> {
-        let before = self.agents.iter().map(Agent::live).collect::<Result<Vec<_>>>()?;
-        let mut values: Vec<_> = self.documents.borrow().iter().map(|(_, value)| value.clone()).collect();
+    pub(super) fn change(&mut self, change: &Change) -> Result<()> {
+        let before = self.agents.iter().map(Agent::live).collect::<Vec<_>>();
+        let mut values: Vec<_> = self.documents.iter().map(|(_, value)| value.clone()).collect();
         change.apply(&mut values)?;
-        for ((_, document), value) in self.documents.borrow_mut().iter_mut().zip(values) {
+        for ((_, document), value) in self.documents.iter_mut().zip(values) {
             *document = value;
         }
         self.write_manifests()?;
@@ -105,14 +115,13 @@ impl Cluster {
     }
 
     /// Writes all documents to a new folder and switches to it.
-    fn write_manifests(&self) -> Result<()> {
-        let number = self.generation.get() + 1;
-        self.generation.set(number);
-        let name = format!("manifests-{number}");
+    fn write_manifests(&mut self) -> Result<()> {
+        self.generation += 1;
+        let name = format!("manifests-{}", self.generation);
         let folder = self.lab.folder().join(&name);
         let write = || -> Result<()> {
             fs::create_dir(&folder)?;
-            for (file, value) in self.documents.borrow().iter() {
+            for (file, value) in self.documents.iter() {
                 let path = folder.join(file);
                 let mut text = fs::read_to_string(&path).unwrap_or_default();
                 text.push_str("---\n");
@@ -166,7 +175,12 @@ pub(super) fn left_after_detach(cluster: &Cluster, agent: &Agent) -> Result<Vec<
     }
     let node = cluster.lab.at(agent.node())?;
     let links = node.output(&["ip", "-br", "link"])?;
-    left.extend(links.lines().filter(|line| line.starts_with("lb0")).map(|_| "device lb0".to_owned()));
+    left.extend(
+        links
+            .lines()
+            .filter(|line| line.starts_with("lb0"))
+            .map(|_| "device lb0".to_owned()),
+    );
     for (family, range) in [("-4", agent::SERVICE_CIDRS[0]), ("-6", agent::SERVICE_CIDRS[1])] {
         let routes = node.output(&["ip", family, "route", "show", range])?;
         left.extend(routes.lines().map(|route| format!("route {route}")));
@@ -174,7 +188,9 @@ pub(super) fn left_after_detach(cluster: &Cluster, agent: &Agent) -> Result<Vec<
     // `bpftool net` shows the programs of the namespace it runs in; nsenter keeps the mounts it needs.
     let programs = node.output(&["bpftool", "net"])?;
     let ours = ["uplink_", "pod_", "bridge_port", "host_out", "loopback_out"];
-    let attached = programs.lines().filter(|line| ours.iter().any(|name| line.contains(name)));
+    let attached = programs
+        .lines()
+        .filter(|line| ours.iter().any(|name| line.contains(name)));
     left.extend(attached.map(|line| format!("program {line}")));
     Ok(left)
 }

@@ -139,7 +139,10 @@ impl Expected {
         let pods: BTreeSet<_> = topology.pods().map(|(_, pod)| pod.name.as_str()).collect();
         let clients: BTreeSet<_> = topology.clients.iter().map(|c| c.name.as_str()).collect();
         for (name, Address { v4, v6, .. }) in &self.addresses {
-            ensure!(v4.is_ipv4() && v6.is_ipv6(), "address {name}: v4 and v6 are mixed up");
+            ensure!(
+                v4.is_ipv4() && v6.is_ipv6(),
+                "address {name}: v4 and v6 are mixed up"
+            );
         }
         let who = |from: &str, via: Option<&str>, to: &str| -> Result<()> {
             let known = [&nodes, &pods, &clients].iter().any(|set| set.contains(from));
@@ -157,7 +160,11 @@ impl Expected {
         for download in &self.downloads {
             who(&download.from, download.via.as_deref(), &download.to)
                 .and_then(|()| {
-                    ensure!(pods.contains(download.by.as_str()), "by: there is no pod {}", download.by);
+                    ensure!(
+                        pods.contains(download.by.as_str()),
+                        "by: there is no pod {}",
+                        download.by
+                    );
                     Ok(())
                 })
                 .with_context(|| format!("download {}", download.id))?;
@@ -167,10 +174,16 @@ impl Expected {
             let subject = || format!("check {} of phase {}", row.id, phase.name);
             who(&row.from, row.via.as_deref(), &row.to).with_context(subject)?;
             ensure!(ids.insert((&phase.name, &row.id)), "{} is there twice", subject());
-            let Answer::Pods(answers) = &row.answer else { continue };
+            let Answer::Pods(answers) = &row.answer else {
+                continue;
+            };
             ensure!(!answers.is_empty(), "{}: write `silent` or `refused`", subject());
             for (pod, seen) in answers {
-                ensure!(pods.contains(pod.as_str()), "{}: there is no pod {pod}", subject());
+                ensure!(
+                    pods.contains(pod.as_str()),
+                    "{}: there is no pod {pod}",
+                    subject()
+                );
                 ensure!(
                     seen == OWN || nodes.contains(seen.as_str()),
                     "{}: {pod} sees neither `{OWN}` nor a node, but {seen}",
@@ -205,7 +218,10 @@ mod tests {
         assert!(expected.rows().count() * Family::BOTH.len() >= 100);
         let used: BTreeSet<_> = expected.rows().map(|(_, row)| row.to.as_str()).collect();
         let defined: BTreeSet<_> = expected.addresses.keys().map(String::as_str).collect();
-        assert_eq!(used, defined, "an address that nobody uses is a check that was forgotten");
+        assert_eq!(
+            used, defined,
+            "an address that nobody uses is a check that was forgotten"
+        );
     }
 
     #[test]
@@ -214,7 +230,8 @@ mod tests {
         let answers: Vec<_> = expected.rows().map(|(_, row)| &row.answer).collect();
         assert!(answers.contains(&&Answer::Nobody(Nobody::Refused)));
         assert!(answers.contains(&&Answer::Nobody(Nobody::Silent)));
-        let sees_node = |a: &&Answer| matches!(a, Answer::Pods(pods) if pods.values().any(|seen| seen != OWN));
+        let sees_node =
+            |a: &&Answer| matches!(a, Answer::Pods(pods) if pods.values().any(|seen| seen != OWN));
         assert!(answers.iter().any(|a| sees_node(a)));
     }
 

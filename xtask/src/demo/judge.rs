@@ -41,7 +41,10 @@ impl Addresses {
         }
         let pods = topology.pods().map(|(_, pod)| (&pod.name, pod.addr));
         let clients = topology.clients.iter().map(|client| (&client.name, client.addr));
-        addresses.extend(pods.chain(clients).map(|(name, addr)| (name.clone(), vec![addr.of(family)])));
+        addresses.extend(
+            pods.chain(clients)
+                .map(|(name, addr)| (name.clone(), vec![addr.of(family)])),
+        );
         Self(addresses)
     }
 
@@ -70,9 +73,18 @@ pub(super) fn judge(answer: &Answer, client: &str, shares: &Shares, addresses: &
         Answer::Nobody(Nobody::Refused) => ("refused".to_owned(), shares.all_refused()),
         Answer::Nobody(Nobody::Silent) => ("silent".to_owned(), shares.all_silent()),
         Answer::Pods(pods) => {
-            let whose = |seen: &str| if seen == OWN { client.to_owned() } else { seen.to_owned() };
+            let whose = |seen: &str| {
+                if seen == OWN {
+                    client.to_owned()
+                } else {
+                    seen.to_owned()
+                }
+            };
             let fair = 1.0 / f64::from(u32::try_from(pods.len()).expect("a demo has few pods"));
-            let words: Vec<_> = pods.iter().map(|(pod, seen)| format!("{pod} (saw {})", whose(seen))).collect();
+            let words: Vec<_> = pods
+                .iter()
+                .map(|(pod, seen)| format!("{pod} (saw {})", whose(seen)))
+                .collect();
             let agrees = |(pod, seen): (&String, &String)| {
                 let sources = shares.sources.get(pod);
                 shares.share(pod) >= fair * SMALLEST_PART
@@ -131,16 +143,41 @@ mod tests {
         let even = ("pod2-1", node1, 30);
         let table: &[(&str, &str, &[(&str, &str, u32)], bool)] = &[
             ("as expected", two, &[("pod1-1", client, 30), even], true),
-            ("uneven by chance", two, &[("pod1-1", client, 20), ("pod2-1", node1, 40)], true),
-            ("hardly any", two, &[("pod1-1", client, 5), ("pod2-1", node1, 55)], false),
+            (
+                "uneven by chance",
+                two,
+                &[("pod1-1", client, 20), ("pod2-1", node1, 40)],
+                true,
+            ),
+            (
+                "hardly any",
+                two,
+                &[("pod1-1", client, 5), ("pod2-1", node1, 55)],
+                false,
+            ),
             ("one is missing", two, &[even], false),
             ("a wrong source", two, &[("pod1-1", node1, 30), even], false),
-            ("a stranger answers", two, &[("pod1-1", client, 30), even, ("pod3-1", client, 1)], false),
-            ("one was refused", two, &[("pod1-1", client, 30), even, ("refused", "", 1)], false),
+            (
+                "a stranger answers",
+                two,
+                &[("pod1-1", client, 30), even, ("pod3-1", client, 1)],
+                false,
+            ),
+            (
+                "one was refused",
+                two,
+                &[("pod1-1", client, 30), even, ("refused", "", 1)],
+                false,
+            ),
             ("all refused", "refused", &[("refused", "", 6)], true),
             ("silent, not refused", "refused", &[("silent", "", 6)], false),
             ("all silent", "silent", &[("silent", "", 6)], true),
-            ("one answered", "silent", &[("silent", "", 5), ("pod1-1", client, 1)], false),
+            (
+                "one answered",
+                "silent",
+                &[("silent", "", 5), ("pod1-1", client, 1)],
+                false,
+            ),
             ("nothing was tried", "silent", &[], false),
         ];
         let addresses = Addresses::of(&Topology::cluster(3, 2), Family::V4);
@@ -156,6 +193,10 @@ mod tests {
         let inside = "10.180.3.0".parse().unwrap();
         assert_eq!(Addresses::of(&tunnel, Family::V4).name(inside), "node3");
         let routed = Addresses::of(&Topology::cluster(3, 2), Family::V4);
-        assert_eq!(routed.name(inside), "10.180.3.0", "without a tunnel it is nobody's");
+        assert_eq!(
+            routed.name(inside),
+            "10.180.3.0",
+            "without a tunnel it is nobody's"
+        );
     }
 }

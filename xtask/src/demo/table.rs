@@ -57,7 +57,11 @@ impl fmt::Display for Table<'_> {
                     Family::V6 => "IPv6",
                 };
                 let Judgement { ok, expected, .. } = &finding.judgement;
-                let verdict = if *ok { String::new() } else { format!("  <-- expected {expected}") };
+                let verdict = if *ok {
+                    String::new()
+                } else {
+                    format!("  <-- expected {expected}")
+                };
                 writeln!(f, "    {client:<CLIENT_WIDTH$} {family}: {outcome}{verdict}")?;
             }
         }
@@ -92,7 +96,10 @@ impl Table<'_> {
                 });
                 sources.entry(pod).or_default().extend(names);
             }
-            let unreachable = shares.unreachable.iter().map(|(why, count)| (why.as_str(), *count));
+            let unreachable = shares
+                .unreachable
+                .iter()
+                .map(|(why, count)| (why.as_str(), *count));
             let garbled = u32::try_from(shares.garbled.len()).unwrap_or(u32::MAX);
             let failed = [
                 ("refused", shares.refused),
@@ -134,7 +141,9 @@ fn seen(sources: &BTreeMap<&str, BTreeSet<String>>, client: &str) -> String {
     match all.iter().next() {
         Some(one) if all.len() == 1 => format!(" source seen: {one}"),
         _ => {
-            let each = sources.iter().map(|(pod, names)| format!("{pod} {}", whose(names)));
+            let each = sources
+                .iter()
+                .map(|(pod, names)| format!("{pod} {}", whose(names)));
             format!(" source seen: {}", each.collect::<Vec<_>>().join(", "))
         }
     }
@@ -155,7 +164,8 @@ mod tests {
         ))
         .unwrap();
         let address: Address =
-            serde_norway::from_str("{ kind: NodePort, proto: TCP, v4: '10.0.0.1:80', v6: '[fd00::1]:80' }").unwrap();
+            serde_norway::from_str("{ kind: NodePort, proto: TCP, v4: '10.0.0.1:80', v6: '[fd00::1]:80' }")
+                .unwrap();
         let mut shares = Shares::default();
         for (pod, source) in outcomes {
             shares.add(&match *source {
@@ -192,7 +202,10 @@ mod tests {
         let (own, node) = ("203.0.113.10", "192.168.0.1");
         let heading = "  shop (NodePort)  10.0.0.1:80  [fd00::1]:80  TCP\n";
         assert_eq!(
-            check("{ pod1-1: own, pod2-1: node1 }", &[("pod1-1", own), ("pod2-1", node)]),
+            check(
+                "{ pod1-1: own, pod2-1: node1 }",
+                &[("pod1-1", own), ("pod2-1", node)]
+            ),
             format!(
                 "{heading}    from client by way of node1 pod1-1 50%  pod2-1 50%   \
                  source seen: pod1-1 the client's own, pod2-1 node1\n"
