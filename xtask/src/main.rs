@@ -6,6 +6,7 @@ mod check;
 mod child;
 mod demo;
 mod machine;
+mod mutants;
 mod report;
 mod run;
 #[cfg(test)]
@@ -39,6 +40,8 @@ enum Command {
     Check(check::CheckArgs),
     /// Build everything and run every test.
     Test(test::TestArgs),
+    /// Break the source in small ways and see whether a test notices.
+    Mutants(mutants::MutantsArgs),
     /// Build the agent and run it on devices of this machine.
     Run(run::RunArgs),
     /// Set up a small cluster and show Services being load-balanced.
@@ -59,6 +62,7 @@ fn dispatch(cli: Cli) -> Result<ExitCode> {
         Command::Build(args) => build::command(&workspace, &args)?,
         Command::Check(args) => return check::command(&workspace, &args),
         Command::Test(args) => return test::command(&workspace, &args),
+        Command::Mutants(args) => return mutants::command(&workspace, &args),
         Command::Run(args) => run::command(&workspace, &args)?,
         Command::Demo(args) => return demo::command(&workspace, &args),
     }
