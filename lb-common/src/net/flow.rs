@@ -545,3 +545,6 @@ fn displace<F: Net, T: Tables<F>>(tables: &T, scratch: &mut Scratch<F::Addr>, ha
         forget(tables, &scratch.twin_key, old);
     }
 }
+
+#[cfg(test)]
+mod tests;
