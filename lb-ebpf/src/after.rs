@@ -10,7 +10,7 @@ use lb_common::{
 use crate::{
     before,
     maps::Maps,
-    outcome::{TC_OK, TC_SHOT, conclude},
+    outcome::{TC_NEXT, TC_SHOT, conclude},
     packet::{Packet, Tc},
     rewrite::translate_tc,
     tables::{Kernel, workspace},
@@ -18,7 +18,7 @@ use crate::{
 
 /// A packet that leaves by a device.
 #[inline(always)]
-pub fn tc(ctx: &TcContext, hook: Hook) -> i32 {
+pub(crate) fn tc(ctx: &TcContext, hook: Hook) -> i32 {
     let packet = Tc::new(ctx);
     match packet.load::<u16>(12).map(u16::from_be) {
         Some(ETHERTYPE_IPV4) => judge::<V4>(&packet, hook),
@@ -33,7 +33,7 @@ fn end(packet: &Tc, hook: Hook, outcome: Outcome) -> i32 {
     if matches!(outcome.kind(), Kind::Dropped) {
         TC_SHOT
     } else {
-        TC_OK
+        TC_NEXT
     }
 }
 

@@ -11,7 +11,7 @@ use lb_common::{
 
 use crate::{
     maps::{Maps, Workspace},
-    outcome::{TC_OK, TC_SHOT, conclude},
+    outcome::{TC_NEXT, TC_SHOT, conclude},
     packet::{Packet, Tc, Xdp},
     refuse::refuse,
     rewrite::{age, translate, translate_tc},
@@ -21,7 +21,7 @@ use crate::{
 
 /// A packet at TC, on a device of the given kind.
 #[inline(always)]
-pub fn tc(ctx: &TcContext, hook: Hook, kind: DeviceKind) -> i32 {
+pub(crate) fn tc(ctx: &TcContext, hook: Hook, kind: DeviceKind) -> i32 {
     let packet = Tc::new(ctx);
     match packet.load::<u16>(12).map(u16::from_be) {
         Some(ETHERTYPE_IPV4) => judge::<V4>(&packet, hook, kind),
@@ -40,7 +40,7 @@ fn leave(packet: &Tc, hook: Hook, outcome: Outcome) -> i32 {
     };
     conclude(packet, hook, outcome, packet.length());
     if matches!(outcome.kind(), Kind::Passed) {
-        TC_OK
+        TC_NEXT
     } else {
         TC_SHOT
     }
@@ -61,7 +61,7 @@ fn judge<F: Maps>(packet: &Tc, hook: Hook, kind: DeviceKind) -> i32 {
 /// Handles a packet with known headers. Refusing stands beside opening, not inside it: each needs most of
 /// the stack.
 #[inline(always)]
-pub fn open_or_refuse<F: Maps>(
+pub(crate) fn open_or_refuse<F: Maps>(
     packet: &Tc,
     workspace: &mut Workspace<F::Addr>,
     hook: Hook,
@@ -136,9 +136,9 @@ fn forward<F: Maps>(packet: &Tc, flow: &Flow<F::Addr>, outcome: Outcome, how: &S
         return (Outcome::DroppedRewrite, TC_SHOT);
     }
     let verdict = match how.action {
-        Action::Stack => TC_OK,
+        Action::Stack => TC_NEXT,
         Action::Neighbour => send::neighbour(how.to),
-        Action::Receive if how.to == how.device && !from_here => TC_OK,
+        Action::Receive if how.to == how.device && !from_here => TC_NEXT,
         Action::Receive => send::receive(packet, how.to),
     };
     (outcome, verdict)
@@ -164,7 +164,7 @@ fn to_the_stack<F: Maps>(packet: &Tc, scratch: &mut Scratch<F::Addr>, device: u3
 
 /// A packet at XDP, on an uplink.
 #[inline(always)]
-pub fn xdp(ctx: &XdpContext) -> u32 {
+pub(crate) fn xdp(ctx: &XdpContext) -> u32 {
     let packet = Xdp::new(ctx);
     let outcome = match packet.load::<u16>(12).map(u16::from_be) {
         Some(ETHERTYPE_IPV4) => judge_xdp::<V4>(&packet),

@@ -5,6 +5,8 @@
 //! ([`maps`], [`tables`]) and the kernel's ways of sending ([`send`], [`refuse`]).
 #![no_std]
 #![no_main]
+// The program macros make undocumented, public items of their own.
+#![allow(missing_docs, unreachable_pub)]
 
 mod after;
 mod before;

@@ -27,63 +27,63 @@ type Backends<A> = Array<Backend<A>, { capacity::BACKENDS as usize }>;
 
 /// Working memory of one CPU: larger than the kernel's stack allows.
 #[repr(C)]
-pub struct Workspace<A> {
+pub(crate) struct Workspace<A> {
     /// A flow that is being opened.
-    pub flow: Scratch<A>,
+    pub(crate) flow: Scratch<A>,
     /// A refusal that is being written.
-    pub refusal: Refusal,
+    pub(crate) refusal: Refusal,
     /// What it quotes.
-    pub quote: [u8; 48],
+    pub(crate) quote: [u8; 48],
 }
 
 #[btf_map]
-pub static node: Array<Node, 1> = Array::new();
+pub(crate) static node: Array<Node, 1> = Array::new();
 #[btf_map]
-pub static devices: HashMap<u32, Device, { capacity::DEVICES as usize }> = HashMap::new();
+pub(crate) static devices: HashMap<u32, Device, { capacity::DEVICES as usize }> = HashMap::new();
 #[btf_map]
-pub static maglev: Array<Rows, { capacity::MAGLEV as usize }, MMAPABLE> = Array::new();
+pub(crate) static maglev: Array<Rows, { capacity::MAGLEV as usize }, MMAPABLE> = Array::new();
 #[btf_map]
-pub static counters: PerCpuArray<Counter, { COUNTERS as usize }> = PerCpuArray::new();
+pub(crate) static counters: PerCpuArray<Counter, { COUNTERS as usize }> = PerCpuArray::new();
 
 #[btf_map]
-pub static addresses4: Addresses<Addr4> = HashMap::new();
+pub(crate) static addresses4: Addresses<Addr4> = HashMap::new();
 #[btf_map]
-pub static addresses6: Addresses<Addr6> = HashMap::new();
+pub(crate) static addresses6: Addresses<Addr6> = HashMap::new();
 #[btf_map]
-pub static sources4: Sources<Addr4> = LpmTrie::new();
+pub(crate) static sources4: Sources<Addr4> = LpmTrie::new();
 #[btf_map]
-pub static sources6: Sources<Addr6> = LpmTrie::new();
+pub(crate) static sources6: Sources<Addr6> = LpmTrie::new();
 #[btf_map]
-pub static frontends4: Frontends<Addr4> = HashMap::new();
+pub(crate) static frontends4: Frontends<Addr4> = HashMap::new();
 #[btf_map]
-pub static frontends6: Frontends<Addr6> = HashMap::new();
+pub(crate) static frontends6: Frontends<Addr6> = HashMap::new();
 #[btf_map]
-pub static services4: Services = Array::new();
+pub(crate) static services4: Services = Array::new();
 #[btf_map]
-pub static services6: Services = Array::new();
+pub(crate) static services6: Services = Array::new();
 #[btf_map]
-pub static sets4: Sets = Array::new();
+pub(crate) static sets4: Sets = Array::new();
 #[btf_map]
-pub static sets6: Sets = Array::new();
+pub(crate) static sets6: Sets = Array::new();
 #[btf_map]
-pub static backends4: Backends<Addr4> = Array::new();
+pub(crate) static backends4: Backends<Addr4> = Array::new();
 #[btf_map]
-pub static backends6: Backends<Addr6> = Array::new();
+pub(crate) static backends6: Backends<Addr6> = Array::new();
 #[btf_map]
-pub static flows4: Flows<Addr4> = HashMap::new();
+pub(crate) static flows4: Flows<Addr4> = HashMap::new();
 #[btf_map]
-pub static flows6: Flows<Addr6> = HashMap::new();
+pub(crate) static flows6: Flows<Addr6> = HashMap::new();
 #[btf_map]
-pub static embryos4: Embryos<Addr4> = Array::new();
+pub(crate) static embryos4: Embryos<Addr4> = Array::new();
 #[btf_map]
-pub static embryos6: Embryos<Addr6> = Array::new();
+pub(crate) static embryos6: Embryos<Addr6> = Array::new();
 #[btf_map]
-pub static workspace4: PerCpuArray<Workspace<Addr4>, 1> = PerCpuArray::new();
+pub(crate) static workspace4: PerCpuArray<Workspace<Addr4>, 1> = PerCpuArray::new();
 #[btf_map]
-pub static workspace6: PerCpuArray<Workspace<Addr6>, 1> = PerCpuArray::new();
+pub(crate) static workspace6: PerCpuArray<Workspace<Addr6>, 1> = PerCpuArray::new();
 
 /// The maps of one address family.
-pub trait Maps: Refuse {
+pub(crate) trait Maps: Refuse {
     /// `flows4` or `flows6`.
     fn flows() -> &'static Flows<Self::Addr>;
     /// `embryos4` or `embryos6`.

@@ -5,14 +5,15 @@ use lb_common::abi::{Hook, Outcome};
 
 use crate::{maps, packet::Packet};
 
-/// TC verdict: the packet goes on.
-pub const TC_OK: i32 = 0;
+/// TC verdict: the packet goes on, through other programs of the device first (`TCX_NEXT`; for clsact
+/// `TC_ACT_UNSPEC`, which means the same).
+pub(crate) const TC_NEXT: i32 = -1;
 /// TC verdict: the packet ends here.
-pub const TC_SHOT: i32 = 2;
+pub(crate) const TC_SHOT: i32 = 2;
 
 /// Counts a packet.
 #[inline(always)]
-pub fn count(hook: Hook, outcome: Outcome, length: u32) {
+pub(crate) fn count(hook: Hook, outcome: Outcome, length: u32) {
     if let Some(counter) = maps::counters.get_ptr_mut(outcome.index(hook)) {
         // SAFETY: per-CPU memory that only this CPU's programs write, one at a time.
         unsafe { (*counter).packets += 1 };
@@ -21,12 +22,27 @@ pub fn count(hook: Hook, outcome: Outcome, length: u32) {
     }
 }
 
-/// Counts a packet, and logs it in a developer's build (those that pass untouched are left out).
+/// Counts a packet, and logs it in a developer's build.
 #[inline(always)]
-pub fn conclude<P: Packet>(packet: &P, hook: Hook, outcome: Outcome, length: u32) {
+pub(crate) fn conclude<P: Packet>(packet: &P, hook: Hook, outcome: Outcome, length: u32) {
     count(hook, outcome, length);
     #[cfg(feature = "log")]
-    packet.log(hook as u8, outcome as u8);
+    log(packet, hook, outcome, length);
     #[cfg(not(feature = "log"))]
     let _ = packet;
+}
+
+/// One line for each packet that concerns us.
+#[cfg(feature = "log")]
+#[inline(always)]
+fn log<P: Packet>(packet: &P, hook: Hook, outcome: Outcome, length: u32) {
+    if outcome.kind() != lb_common::abi::Kind::Passed {
+        aya_log_ebpf::info!(
+            &packet.context(),
+            "{} {} {} bytes",
+            hook.name(),
+            outcome.name(),
+            length
+        );
+    }
 }

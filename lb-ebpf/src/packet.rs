@@ -15,13 +15,16 @@ use lb_common::net::{Cursor, ETHERNET};
 const HEADERS: u32 = (ETHERNET + 60 + 20) as u32;
 
 /// A packet whose bytes can be read and written in place.
-pub trait Packet: Cursor {
+pub(crate) trait Packet: Cursor {
     /// Address of the first byte.
     fn start(&self) -> usize;
     /// Address behind the last byte that can be reached.
     fn end(&self) -> usize;
     /// Length of the whole packet in bytes.
     fn length(&self) -> u32;
+    /// The kernel's context as the logger wants it.
+    #[cfg(feature = "log")]
+    fn context(&self) -> impl aya_ebpf::EbpfContext;
     /// Writes `value` at `offset`; `false` if the packet ends before its end.
     #[inline(always)]
     fn store<T: Copy>(&self, offset: usize, value: T) -> bool {
@@ -49,22 +52,22 @@ fn load<T: Copy>(packet: &impl Packet, offset: usize) -> Option<T> {
 
 /// A packet at TC.
 #[derive(Clone, Copy)]
-pub struct Tc {
+pub(crate) struct Tc {
     /// The kernel's context.
-    pub skb: *mut __sk_buff,
+    pub(crate) skb: *mut __sk_buff,
 }
 
 /// A packet at XDP.
 #[derive(Clone, Copy)]
-pub struct Xdp {
+pub(crate) struct Xdp {
     /// The kernel's context.
-    pub md: *mut xdp_md,
+    pub(crate) md: *mut xdp_md,
 }
 
 impl Tc {
     /// The packet of a program's context, its headers made reachable.
     #[inline(always)]
-    pub fn new(ctx: &TcContext) -> Self {
+    pub(crate) fn new(ctx: &TcContext) -> Self {
         let packet = Self { skb: ctx.skb.skb };
         let wanted = if packet.length() < HEADERS {
             packet.length()
@@ -80,14 +83,14 @@ impl Tc {
 
     /// Interface index of the device the program runs on.
     #[inline(always)]
-    pub fn device(&self) -> u32 {
+    pub(crate) fn device(&self) -> u32 {
         // SAFETY: reads a field of the program's own context.
         unsafe { (*self.skb).ifindex }
     }
 
     /// Whether a process of this node has sent it, rather than the stack forwarded it.
     #[inline(always)]
-    pub fn is_local(&self) -> bool {
+    pub(crate) fn is_local(&self) -> bool {
         // SAFETY: reads a field of the program's own context.
         unsafe { (*self.skb).ingress_ifindex == 0 }
     }
@@ -96,19 +99,25 @@ impl Tc {
 impl Xdp {
     /// The packet of a program's context.
     #[inline(always)]
-    pub fn new(ctx: &XdpContext) -> Self {
+    pub(crate) fn new(ctx: &XdpContext) -> Self {
         Self { md: ctx.ctx }
     }
 
     /// Interface index of the device the program runs on.
     #[inline(always)]
-    pub fn device(&self) -> u32 {
+    pub(crate) fn device(&self) -> u32 {
         // SAFETY: reads a field of the program's own context.
         unsafe { (*self.md).ingress_ifindex }
     }
 }
 
 impl Packet for Tc {
+    #[cfg(feature = "log")]
+    #[inline(always)]
+    fn context(&self) -> impl aya_ebpf::EbpfContext {
+        TcContext::new(self.skb)
+    }
+
     #[inline(always)]
     fn start(&self) -> usize {
         // SAFETY: reads a field of the program's own context.
@@ -129,6 +138,12 @@ impl Packet for Tc {
 }
 
 impl Packet for Xdp {
+    #[cfg(feature = "log")]
+    #[inline(always)]
+    fn context(&self) -> impl aya_ebpf::EbpfContext {
+        XdpContext::new(self.md)
+    }
+
     #[inline(always)]
     fn start(&self) -> usize {
         // SAFETY: reads a field of the program's own context.

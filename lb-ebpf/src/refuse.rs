@@ -16,7 +16,12 @@ use crate::{
 
 /// The verdict that sends a refusal of the packet back on `device`; `leaving`: it was on its way out.
 #[inline(never)]
-pub fn refuse<F: Maps>(packet: &Tc, workspace: &mut Workspace<F::Addr>, device: u32, leaving: bool) -> i32 {
+pub(crate) fn refuse<F: Maps>(
+    packet: &Tc,
+    workspace: &mut Workspace<F::Addr>,
+    device: u32,
+    leaving: bool,
+) -> i32 {
     let parsed = &workspace.flow.parsed;
     let length = if parsed.tuple.protocol == Protocol::Tcp as u8 {
         Segment::read::<F, _>(packet, parsed).map(|of| workspace.refusal.reset::<F>(&parsed.tuple, &of))

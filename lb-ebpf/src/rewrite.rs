@@ -21,14 +21,18 @@ use crate::{
 };
 
 /// A packet whose transport checksum can follow a translation.
-pub trait Rewrite: Packet {
+pub(crate) trait Rewrite: Packet {
     /// Changes the Internet checksum at `offset` by `by`.
     fn fix(&self, offset: usize, by: Differences, zero_is_none: bool) -> bool;
 }
 
 /// Makes `to` the packet's tuple; `false` if the packet could not be written.
 #[inline(always)]
-pub fn translate<F: Net, P: Rewrite>(packet: &P, parsed: &Parsed<F::Addr>, to: &Tuple<F::Addr>) -> bool {
+pub(crate) fn translate<F: Net, P: Rewrite>(
+    packet: &P,
+    parsed: &Parsed<F::Addr>,
+    to: &Tuple<F::Addr>,
+) -> bool {
     let by = differences::<F>(&parsed.tuple, to);
     let transport = parsed.at();
     if !packet.store(F::ADDRESSES, to.source) || !packet.store(F::ADDRESSES + F::ADDR_LEN, to.destination) {
@@ -54,7 +58,7 @@ pub fn translate<F: Net, P: Rewrite>(packet: &P, parsed: &Parsed<F::Addr>, to: &
 /// [`translate`] at TC, as a function of its own: its words would crowd the caller's stack. Finds the packet's
 /// present tuple in the workspace.
 #[inline(never)]
-pub fn translate_tc<F: Maps>(packet: &Tc, to: &Tuple<F::Addr>) -> bool {
+pub(crate) fn translate_tc<F: Maps>(packet: &Tc, to: &Tuple<F::Addr>) -> bool {
     match workspace::<F>() {
         Some(workspace) => translate::<F, _>(packet, &workspace.flow.parsed, to),
         None => false,
@@ -80,7 +84,7 @@ fn fix_crc<F: Net, P: Packet>(packet: &P, parsed: &Parsed<F::Addr>, to: &Tuple<F
 
 /// Takes one off the time to live; `false` if that was the last.
 #[inline(always)]
-pub fn age<F: Net, P: Packet>(packet: &P) -> bool {
+pub(crate) fn age<F: Net, P: Packet>(packet: &P) -> bool {
     let Some(ttl) = packet.load::<u8>(F::TTL) else {
         return false;
     };

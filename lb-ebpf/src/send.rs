@@ -15,16 +15,16 @@ use crate::{
 
 /// Out of a device, with the neighbour that its routes name; the kernel resolves it if it must.
 #[inline(always)]
-pub fn neighbour(device: u32) -> i32 {
+pub(crate) fn neighbour(device: u32) -> i32 {
     // SAFETY: no memory is passed.
     (unsafe { bpf_redirect_neigh(device, ptr::null_mut(), 0, 0) }) as i32
 }
 
 /// As if it had arrived on a device.
 #[inline(always)]
-pub fn receive(packet: &Tc, device: u32) -> i32 {
+pub(crate) fn receive(packet: &Tc, device: u32) -> i32 {
     // SAFETY: written as a whole by the agent; a reader sees an old or a new device.
-    let Some(to) = (unsafe { maps::devices.get(&device) }) else {
+    let Some(to) = (unsafe { maps::devices.get(device) }) else {
         return TC_SHOT;
     };
     // Another address would make it a packet for another host.
@@ -35,7 +35,7 @@ pub fn receive(packet: &Tc, device: u32) -> i32 {
 
 /// Back to where it came from: out of the device, or up again if it was on its way out.
 #[inline(always)]
-pub fn back(device: u32, leaving: bool) -> i32 {
+pub(crate) fn back(device: u32, leaving: bool) -> i32 {
     // SAFETY: no memory is passed.
     (unsafe { bpf_redirect(device, if leaving { BPF_F_INGRESS as u64 } else { 0 }) }) as i32
 }

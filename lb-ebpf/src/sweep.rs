@@ -16,7 +16,7 @@ use lb_common::{
 
 use crate::{
     maps::Maps,
-    outcome::TC_OK,
+    outcome::TC_NEXT,
     packet::{Packet, Tc},
     tables::tick,
 };
@@ -31,12 +31,12 @@ struct Walk {
 
 /// Walks both tables.
 #[inline(always)]
-pub fn run(ctx: &TcContext) -> i32 {
+pub(crate) fn run(ctx: &TcContext) -> i32 {
     let four = walk::<V4>();
     let six = walk::<V6>();
     let packet = Tc::new(ctx);
     packet.store(ETHERNET, [four.entries, four.removed, six.entries, six.removed]);
-    TC_OK
+    TC_NEXT
 }
 
 #[inline(always)]
@@ -66,11 +66,15 @@ extern "C" fn visit<F: Maps>(
     flow: *const Flow<F::Addr>,
     walk: *mut Walk,
 ) -> i64 {
-    // SAFETY: the kernel passes the element and the context that `walk` gave it.
-    let (element, walk) = unsafe { ((&*key, &*flow), &mut *walk) };
+    // SAFETY: the context that `walk` gave the kernel, which outlives the walk.
+    let walk = unsafe { &mut *walk };
+    // SAFETY: the kernel passes a key of the map.
+    let protocol = unsafe { (*key).protocol };
+    // SAFETY: the kernel passes the key's value.
+    let flow = unsafe { &*flow };
     walk.entries = walk.entries.wrapping_add(1);
-    if sweep(element.0.protocol, element.1, walk.tick) {
-        // SAFETY: the key is the element's own.
+    if sweep(protocol, flow, walk.tick) {
+        // SAFETY: the map and the key are the kernel's own.
         unsafe { bpf_map_delete_elem(map, key.cast_mut().cast()) };
         walk.removed = walk.removed.wrapping_add(1);
     }

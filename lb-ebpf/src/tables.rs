@@ -17,11 +17,11 @@ use crate::maps::{self, Maps, Workspace};
 
 /// The maps, seen from a program's context.
 #[derive(Clone, Copy)]
-pub struct Kernel {
+pub(crate) struct Kernel {
     /// The context, for helpers that want one.
-    pub ctx: *mut c_void,
+    pub(crate) ctx: *mut c_void,
     /// Interface index of the device the program runs on.
-    pub device: u32,
+    pub(crate) device: u32,
 }
 
 /// What `bpf_ktime_get_coarse_ns` is shifted by: a tick is 2^30 ns, 1.07 seconds.
@@ -33,7 +33,7 @@ const AF_INET6: u8 = 10;
 
 /// This CPU's working memory. Programs do not interrupt each other on a CPU, and none uses it twice.
 #[inline(always)]
-pub fn workspace<F: Maps>() -> Option<&'static mut Workspace<F::Addr>> {
+pub(crate) fn workspace<F: Maps>() -> Option<&'static mut Workspace<F::Addr>> {
     // SAFETY: per-CPU memory; XDP and TC programs run with bottom halves off, one at a time on a CPU, and each
     // asks for it once.
     F::workspace().get_ptr_mut(0).map(|p| unsafe { &mut *p })
@@ -41,7 +41,7 @@ pub fn workspace<F: Maps>() -> Option<&'static mut Workspace<F::Addr>> {
 
 /// The clock of flows.
 #[inline(always)]
-pub fn tick() -> u32 {
+pub(crate) fn tick() -> u32 {
     // SAFETY: no arguments.
     (unsafe { bpf_ktime_get_coarse_ns() } >> TICK_SHIFT) as u32
 }

@@ -1,6 +1,7 @@
 //! `cargo xtask build`: the programs first, by the compiler for BPF, then the agent that embeds them.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use clap::Args;
@@ -46,15 +47,8 @@ pub(crate) fn all(workspace: &Workspace, args: &BuildArgs) -> Result<PathBuf> {
 /// Builds the programs; the result is the object's path.
 pub(crate) fn object(workspace: &Workspace, toolchain: &EbpfToolchain, log: bool) -> Result<PathBuf> {
     say("building the eBPF programs");
-    let mut build = ebpf_cargo(workspace, toolchain, "cargo");
-    build
-        .args(["build", "--profile", "ebpf"])
-        .args(ebpf_selection(&toolchain.compiler));
-    if log {
-        build.args(["--features", "log"]);
-    }
-    child::run(&mut build).context("the eBPF programs do not build")?;
-    let object = workspace.ebpf_target().join(BPF).join("ebpf/lb-ebpf");
+    child::run(&mut object_command(workspace, toolchain, log)).context("the eBPF programs do not build")?;
+    let object = object_path(workspace);
     ensure!(
         object.is_file(),
         "the build went well but left no object at {}",
@@ -63,8 +57,25 @@ pub(crate) fn object(workspace: &Workspace, toolchain: &EbpfToolchain, log: bool
     Ok(object)
 }
 
+/// What builds the programs.
+pub(crate) fn object_command(workspace: &Workspace, toolchain: &EbpfToolchain, log: bool) -> Command {
+    let mut build = ebpf_cargo(workspace, toolchain, "cargo");
+    build
+        .args(["build", "--profile", "ebpf"])
+        .args(ebpf_selection(&toolchain.compiler));
+    if log {
+        build.args(["--features", "log"]);
+    }
+    build
+}
+
+/// Where the programs are once built.
+pub(crate) fn object_path(workspace: &Workspace) -> PathBuf {
+    workspace.ebpf_target().join(BPF).join("ebpf/lb-ebpf")
+}
+
 /// Builds the agent around the object.
-fn agent(workspace: &Workspace, args: &BuildArgs, object: &std::path::Path) -> Result<PathBuf> {
+fn agent(workspace: &Workspace, args: &BuildArgs, object: &Path) -> Result<PathBuf> {
     say("building lb-agent");
     let mut build = child::cargo(workspace);
     build.env(OBJECT_VARIABLE, object);
@@ -94,11 +105,7 @@ fn agent(workspace: &Workspace, args: &BuildArgs, object: &std::path::Path) -> R
 }
 
 /// A program of the BPF toolchain that works like cargo: `cargo` itself or `cargo-clippy`.
-pub(crate) fn ebpf_cargo(
-    workspace: &Workspace,
-    toolchain: &EbpfToolchain,
-    program: &str,
-) -> std::process::Command {
+pub(crate) fn ebpf_cargo(workspace: &Workspace, toolchain: &EbpfToolchain, program: &str) -> Command {
     let mut command = match &toolchain.compiler {
         // The host's cargo drives Debian's compiler, which is a stable one: RUSTC_BOOTSTRAP lets it take
         // the few unstable features (atomics that return a value) that BPF code cannot do without.

@@ -2,9 +2,11 @@
 //! Set-up, build, demo, tests and checks: which command does what.
 
 mod build;
+mod check;
 mod child;
 mod demo;
 mod machine;
+mod mutants;
 mod report;
 mod run;
 #[cfg(test)]
@@ -34,8 +36,12 @@ enum Command {
     Setup,
     /// Build the eBPF programs and the agent that embeds them.
     Build(build::BuildArgs),
+    /// Judge the source: format, lints, documentation, layering, map layout, file sizes.
+    Check(check::CheckArgs),
     /// Build everything and run every test.
     Test(test::TestArgs),
+    /// Break the source in small ways and see whether a test notices.
+    Mutants(mutants::MutantsArgs),
     /// Build the agent and run it on devices of this machine.
     Run(run::RunArgs),
     /// Set up a small cluster and show Services being load-balanced.
@@ -54,7 +60,9 @@ fn dispatch(cli: Cli) -> Result<ExitCode> {
     match cli.command {
         Command::Setup => setup::all(&workspace)?,
         Command::Build(args) => build::command(&workspace, &args)?,
+        Command::Check(args) => return check::command(&workspace, &args),
         Command::Test(args) => return test::command(&workspace, &args),
+        Command::Mutants(args) => return mutants::command(&workspace, &args),
         Command::Run(args) => run::command(&workspace, &args)?,
         Command::Demo(args) => return demo::command(&workspace, &args),
     }

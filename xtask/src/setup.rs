@@ -3,7 +3,9 @@
 //! *Invariants*: does nothing, in milliseconds, when nothing is missing; says in a line what it is about
 //! to do; where it may not act it names exactly what a person has to do.
 
-use anyhow::{Context, Result, bail};
+use std::path::Path;
+
+use anyhow::{Context, Result, bail, ensure};
 
 use crate::child::{self, say};
 use crate::machine::{Compiler, Machine};
@@ -88,6 +90,30 @@ pub(crate) fn toolchain(workspace: &Workspace) -> Result<EbpfToolchain> {
     Ok(EbpfToolchain { compiler, machine })
 }
 
+/// The parts of the compilers that only `check` needs.
+pub(crate) fn lints(workspace: &Workspace, toolchain: &EbpfToolchain) -> Result<()> {
+    let machine = &toolchain.machine;
+    // Rustup's proxies are on the PATH whether or not there is anything behind them: look beside cargo.
+    let bin = std::env::var_os("CARGO").and_then(|cargo| Some(Path::new(&cargo).parent()?.to_owned()));
+    for (program, component) in [("cargo-fmt", "rustfmt"), ("cargo-clippy", "clippy")] {
+        if bin.as_ref().is_some_and(|bin| bin.join(program).exists()) {
+            continue;
+        }
+        let rustup = machine
+            .find("rustup")
+            .with_context(|| format!("{program} is missing: install {component} for your Rust"))?;
+        say(format!("adding rustup's component {component}"));
+        child::run(child::command(rustup, workspace).args(["component", "add", component]))?;
+    }
+    if let Compiler::Nightly { name, bin } = &toolchain.compiler {
+        ensure!(
+            bin.join("cargo-clippy").exists(),
+            "{name} has no clippy. Run: rustup component add clippy --toolchain {name}"
+        );
+    }
+    Ok(())
+}
+
 fn missing_toolchain_packages(machine: &Machine) -> Vec<&'static str> {
     let mut packages = Vec::new();
     match machine.compiler() {
@@ -139,7 +165,7 @@ fn install_packages(workspace: &Workspace, machine: &Machine, packages: &[&str])
     child::run(&mut install).with_context(|| format!("install these packages by hand: {list}"))
 }
 
-fn apt_get(apt: &std::path::Path, workspace: &Workspace) -> std::process::Command {
+fn apt_get(apt: &Path, workspace: &Workspace) -> std::process::Command {
     let mut command = child::command(apt, workspace);
     command.env("DEBIAN_FRONTEND", "noninteractive").args([
         "-qq",

@@ -3,7 +3,7 @@
 //! The test programs are run one by one rather than by `cargo test`, because each kind needs its own number of
 //! threads and because a program that dies has to be a miss of its own.
 
-mod libtest;
+pub(crate) mod libtest;
 mod program;
 
 use std::fs;

@@ -455,35 +455,32 @@ fn install<F: Net, T: Tables<F>>(tables: &T, scratch: &mut Scratch<F::Addr>) -> 
     if scratch.new_port != 0 && (wanted < node.snat_first || wanted > node.snat_last) {
         scratch.flow.to.source_port = port(node, scratch.hash, 0);
     }
-    let mut owned = false;
+    set_twin(scratch);
+    let mut created = Created::Exists;
+    if !symmetric(scratch) {
+        created = tables.create(&scratch.twin_key, &scratch.twin);
+        if created == Created::Exists {
+            created = match claim(tables, scratch) {
+                Claim::Same => Created::Yes,
+                Claim::Freed => tables.create(&scratch.twin_key, &scratch.twin),
+                Claim::Foreign => Created::Exists,
+            };
+        }
+    }
+    // Another flow owns the tuple: another source port makes a tuple that none owns.
     let mut n = 1;
-    while n <= PORT_TRIES {
-        // Equal ports would make the stack's tuple its own reverse: behind the routing decision the two
-        // directions could not be told apart.
-        let symmetric =
-            scratch.hairpin != 0 && scratch.flow.to.source_port == scratch.flow.to.destination_port;
-        let claim = if symmetric {
-            Claim::Foreign
-        } else {
-            set_twin(scratch);
-            match tables.create(&scratch.twin_key, &scratch.twin) {
-                Created::Yes => Claim::Same,
-                Created::Full => return Outcome::DroppedFlowsFull,
-                Created::Exists => claim(tables, scratch),
-            }
-        };
-        match claim {
-            Claim::Same => {
-                owned = true;
-                break;
-            }
-            Claim::Freed => {}
-            Claim::Foreign => scratch.flow.to.source_port = port(node, scratch.hash, n),
+    while created == Created::Exists && n < PORT_TRIES {
+        scratch.flow.to.source_port = port(node, scratch.hash, n);
+        scratch.twin_key.destination_port = scratch.flow.to.source_port;
+        if !symmetric(scratch) {
+            created = tables.create(&scratch.twin_key, &scratch.twin);
         }
         n += 1;
     }
-    if !owned {
-        return Outcome::DroppedNoPort;
+    match created {
+        Created::Yes => {}
+        Created::Exists => return Outcome::DroppedNoPort,
+        Created::Full => return Outcome::DroppedFlowsFull,
     }
     match tables.create(&scratch.key, &scratch.flow) {
         Created::Yes => Outcome::ForwardedNew,
@@ -505,9 +502,16 @@ fn install<F: Net, T: Tables<F>>(tables: &T, scratch: &mut Scratch<F::Addr>) -> 
     }
 }
 
-/// Who owns a reverse tuple.
+/// Equal ports would make the tuple of a flow to its own client its own reverse: behind the routing decision the
+/// two directions could not be told apart.
+#[inline(always)]
+fn symmetric<A>(scratch: &Scratch<A>) -> bool {
+    scratch.hairpin != 0 && scratch.flow.to.source_port == scratch.flow.to.destination_port
+}
+
+/// Who owns a reverse tuple that is taken.
 enum Claim {
-    /// This very flow; also if another CPU was first, or the forward half was lost.
+    /// This very flow: another CPU was first, or the forward half was lost.
     Same,
     /// Nobody any more.
     Freed,

@@ -149,6 +149,12 @@ impl Index {
             .collect()
     }
 
+    /// Prefixes of the pods of all nodes but this one: address and length in bits.
+    pub fn other_pod_prefixes(&self) -> impl Iterator<Item = (IpAddr, u8)> + '_ {
+        let others = self.nodes.values().filter(|node| node.name != self.identity.name);
+        others.flat_map(|node| node.pod_prefixes.iter().copied())
+    }
+
     /// This node's own object.
     #[must_use]
     pub fn this_node(&self) -> Option<&NodeObject> {
@@ -384,5 +390,7 @@ fn endpoint_port_matches(endpoint: &super::EndpointPort, port: &Port) -> bool {
     endpoint.name == port.name && endpoint.protocol == port.protocol
 }
 
+#[cfg(test)]
+mod properties;
 #[cfg(test)]
 mod tests;

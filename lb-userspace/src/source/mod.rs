@@ -1,5 +1,11 @@
 //! Where objects come from: a Kubernetes API server, or a directory of manifests. Both yield the same events.
 
+mod collection;
+pub mod directory;
+pub mod kubernetes;
+mod manifest;
+mod watch;
+
 use std::time::SystemTime;
 
 use crate::model::Change;
@@ -38,3 +44,6 @@ pub struct Failure {
     /// How it failed last, and what would mend it.
     pub message: String,
 }
+
+/// Nobody receives any more: time to end.
+struct Unheard;

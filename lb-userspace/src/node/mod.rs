@@ -1,0 +1,18 @@
+//! What this node is, followed live, and the little that is set up on it.
+
+pub mod facts;
+mod hints;
+pub mod host;
+mod netlink;
+mod ports;
+mod prefix;
+mod snapshot;
+mod sysctl;
+mod watch;
+
+pub use hints::{DeviceOverride, Hints, Pattern};
+pub use netlink::NetlinkError;
+pub use ports::PortSet;
+pub use prefix::Prefix;
+pub use snapshot::{Address, Link, LinkKind, Route, Snapshot};
+pub use watch::watch;

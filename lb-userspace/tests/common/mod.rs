@@ -1,0 +1,4 @@
+//! What the tests of the sources share.
+
+pub(crate) mod apiserver;
+pub(crate) mod relay;
