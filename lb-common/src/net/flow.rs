@@ -98,7 +98,8 @@ pub fn before<'a, F: Net, T: Tables<F>>(
     if installed != Outcome::ForwardedNew {
         return Before::Leave(installed);
     }
-    if scratch.hairpin != 0 {
+    let from_pod = matches!(arrival.kind, DeviceKind::Pod | DeviceKind::BridgePort);
+    if from_pod && scratch.hairpin != 0 {
         // Second, since it begins with the source port that the first has found.
         let turned = turn(tables, arrival, scratch);
         let installed = if turned == Outcome::ForwardedNew {
