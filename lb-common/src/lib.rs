@@ -4,6 +4,7 @@
 //! * [`abi`]: the types of keys and values in the BPF maps, their names and capacities.
 //! * [`net`]: packets: parsing, checksums, NAT edits, TCP states, the flow hash, the decision.
 //! * [`maglev`]: builds the lookup tables that the decision reads.
+//! * `testing` (feature of that name): packets built from scratch, and tables to try the decision on.
 //!
 //! *Byte order*: an address is kept as it lies in the packet, in a type of its own
 //! ([`abi::Addr4`], [`abi::Addr6`]). Everything else, ports included, is in host order.
@@ -21,3 +22,5 @@ extern crate std;
 pub mod abi;
 pub mod maglev;
 pub mod net;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;

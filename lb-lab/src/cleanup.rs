@@ -9,7 +9,7 @@ use std::{
     path::{Path, PathBuf},
     process::exit,
     sync::{
-        Arc, Mutex, PoisonError, Weak,
+        Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, Weak,
         atomic::{AtomicU32, Ordering},
     },
     thread,
@@ -164,6 +164,14 @@ fn survivors(prefix: &str) -> Vec<Pid> {
 /// All labs of this process.
 static LIVE: Mutex<Vec<Weak<lab::Inner>>> = Mutex::new(Vec::new());
 
+/// Held for reading while a lab is made: a signal waits until it can be removed as a whole.
+static BUILDING: RwLock<()> = RwLock::new(());
+
+/// To be held until [`register`] was called.
+pub(crate) fn building() -> RwLockReadGuard<'static, ()> {
+    BUILDING.read().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// Remembers a lab for [`on_signal`].
 pub(crate) fn register(lab: &Arc<lab::Inner>) {
     let mut live = LIVE.lock().unwrap_or_else(PoisonError::into_inner);
@@ -176,6 +184,7 @@ pub fn on_signal() -> Result<()> {
     let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP]).context("cannot catch signals")?;
     thread::spawn(move || {
         if let Some(signal) = signals.forever().next() {
+            let _no_more = BUILDING.write().unwrap_or_else(PoisonError::into_inner);
             let labs = LIVE.lock().unwrap_or_else(PoisonError::into_inner);
             labs.iter()
                 .filter_map(Weak::upgrade)

@@ -2,7 +2,7 @@
 
 use std::{
     fmt,
-    io::{self, BufRead as _, BufReader, Write as _},
+    io::{self, BufRead as _, BufReader, Read, Write as _},
     net::{SocketAddr, TcpStream, UdpSocket},
     sync::{
         Mutex, PoisonError,
@@ -37,7 +37,7 @@ pub enum Outcome {
     Reset,
     /// Nothing was heard in time.
     Silent,
-    /// Another error that the network reported, such as "no route to host".
+    /// Another error that the network reported, such as "no route to host" (a UDP socket is not told: silence).
     Unreachable(String),
     /// An answer that makes no sense.
     Garbled(String),
@@ -163,7 +163,10 @@ fn attempt(proto: Proto, dst: SocketAddr, options: &Options) -> Result<Outcome> 
     match proto {
         Proto::Tcp => match open_tcp(dst, options)? {
             Err(outcome) => Ok(outcome),
-            Ok(stream) => Ok(ask(&stream, &request, deadline).unwrap_or_else(|e| after_connect(&e))),
+            Ok(stream) => {
+                let mut reader = BufReader::new(Timed::new(&stream, deadline));
+                Ok(ask(&mut reader, &request).unwrap_or_else(|e| after_connect(&e)))
+            }
         },
         Proto::Udp => {
             let socket = open(Type::DGRAM, dst, options)?;
@@ -196,16 +199,35 @@ fn open(kind: Type, dst: SocketAddr, options: &Options) -> Result<Socket> {
     Ok(socket)
 }
 
+/// A connection of which every read ends by a deadline, however slowly bytes trickle in.
+pub(crate) struct Timed<'a> {
+    stream: &'a TcpStream,
+    deadline: Instant,
+}
+
+impl<'a> Timed<'a> {
+    pub(crate) fn new(stream: &'a TcpStream, deadline: Instant) -> Self {
+        Self { stream, deadline }
+    }
+}
+
+impl Read for Timed<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let left = self.deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        self.stream.set_read_timeout(Some(left))?;
+        self.stream.read(buffer)
+    }
+}
+
 /// Sends the opening line and reads the first line of the answer.
-fn ask(stream: &TcpStream, request: &Request, deadline: Instant) -> io::Result<Outcome> {
-    // A read timeout of zero is refused by the kernel: late is late enough.
-    let left = deadline
-        .saturating_duration_since(Instant::now())
-        .max(Duration::from_millis(1));
-    stream.set_read_timeout(Some(left))?;
-    (&mut &*stream).write_all(request.to_line().as_bytes())?;
+pub(crate) fn ask(reader: &mut BufReader<Timed<'_>>, request: &Request) -> io::Result<Outcome> {
+    let mut stream = reader.get_ref().stream;
+    stream.write_all(request.to_line().as_bytes())?;
     let mut line = String::new();
-    BufReader::new(stream).read_line(&mut line)?;
+    reader.read_line(&mut line)?;
     Ok(match Answer::from_bytes(line.as_bytes()) {
         Some(answer) if answer.token == request.token() => Outcome::Answered(answer),
         _ if line.is_empty() => Outcome::Reset,

@@ -1,15 +1,15 @@
 //! Turns a topology into namespaces: the order of steps, with as few processes as possible.
 
-use std::{collections::BTreeMap, fmt::Write as _, path::Path};
+use std::{collections::BTreeMap, fmt::Write as _, path::Path, sync::Arc};
 
 use anyhow::{Context as _, Result};
 
 use crate::{
     addr::Dual,
-    links, netfilter,
+    cleanup, links, netfilter,
     netns::{Netns, ip_batch},
     place::Place,
-    podnet,
+    podnet, ready,
     topology::{AddressPlan, FABRIC, Netfilter, Topology},
 };
 
@@ -36,8 +36,12 @@ pub(crate) fn build(topology: &Topology, prefix: &str) -> Result<BTreeMap<String
     }
     ip_batch(&[], batch.text())?;
     let mut places = BTreeMap::new();
+    let folder: Arc<Path> = cleanup::folder(prefix).into();
     for (name, addr) in names {
-        places.insert(name.into(), Place::new(name, addr, Netns::open(&full(name))?));
+        places.insert(
+            name.into(),
+            Place::new(name, addr, Netns::open(&full(name))?, Arc::clone(&folder)),
+        );
     }
     // Before any device is made: a device takes over the defaults when it appears.
     for place in places.values() {
@@ -67,6 +71,21 @@ pub(crate) fn build(topology: &Topology, prefix: &str) -> Result<BTreeMap<String
         run(&pod.name, &[], &podnet::pod(topology, node, pod))?;
     }
     offloads(topology, &places)?;
+    for (name, place) in &places {
+        // A bridge without ports never gets a carrier.
+        let no_pods = topology
+            .nodes
+            .iter()
+            .any(|n| &n.name == name && n.pods.is_empty());
+        let idle = if no_pods {
+            "cni0"
+        } else if topology.nodes.is_empty() {
+            "br0"
+        } else {
+            ""
+        };
+        ready::wait(place.netns(), idle)?;
+    }
     Ok(places)
 }
 

@@ -61,6 +61,7 @@ impl Lab {
         if !nix::unistd::geteuid().is_root() {
             bail!("a lab needs root: it is made of network namespaces");
         }
+        let building = cleanup::building();
         let prefix = cleanup::new_prefix(&topology.tag)?;
         let mut unbuilt = Unbuilt(Some(&prefix));
         let folder = cleanup::folder(&prefix);
@@ -78,6 +79,7 @@ impl Lab {
             gone: AtomicBool::new(false),
         });
         cleanup::register(&inner);
+        drop(building);
         let lab = Self { inner };
         if let Some(first) = topology.nodes.first() {
             for client in &topology.clients {

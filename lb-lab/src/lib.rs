@@ -13,12 +13,12 @@
 //! # }
 //! ```
 //!
-//! What a lab consists of is a plain value ([`Topology`], [`links`] and [`podnet`] turn it into commands,
-//! [`netfilter`] into rules); [`Lab`] builds and removes it; a [`Place`] is a node, pod or client to act from;
-//! [`server`], [`client`] and [`shares`] are the traffic; [`process`] runs agents. No knowledge of Services or
-//! Kubernetes here.
+//! [`Topology`] is a plain value (`links` and `podnet` turn it into commands, `netfilter` into rules); [`Lab`]
+//! builds and removes it; a [`Place`] is a node, pod or client to act from: probe, transfer, stream, capture.
+//! `server` answers all of these, [`Child`] runs other programs. No knowledge of Services or Kubernetes here.
 
 mod addr;
+mod capture;
 mod cleanup;
 mod client;
 mod configure;
@@ -30,23 +30,31 @@ mod pattern;
 mod place;
 mod podnet;
 mod process;
+mod ready;
 mod server;
 mod shares;
+mod stream;
+mod sys;
 mod topology;
+mod transfer;
 mod wait;
 mod wire;
 
 pub use addr::{Cidr, Dual, DualCidr, Family, Proto};
+pub use capture::{Capture, Packet, hex_dump};
 pub use cleanup::on_signal;
 pub use client::{Options, Outcome};
 pub use lab::Lab;
 pub use netns::Netns;
+pub use nix::sys::signal::Signal;
 pub use place::Place;
 pub use process::Child;
 pub use server::Server;
 pub use shares::Shares;
+pub use stream::{Report, Stream};
 pub use topology::{
     AddressPlan, ClientSpec, FABRIC, Netfilter, NodeSpec, Offload, PodNetwork, PodSpec, Topology,
 };
+pub use transfer::{Held, Transfer};
 pub use wait::{require_root, skip, wait_for};
 pub use wire::Answer;

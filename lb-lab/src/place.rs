@@ -2,17 +2,24 @@
 
 use std::{
     net::{IpAddr, SocketAddr},
+    path::Path,
     sync::Arc,
+    time::Duration,
 };
 
 use anyhow::Result;
 
 use crate::{
-    addr::{Dual, Family, Proto},
+    addr::{Cidr, Dual, Family, Proto},
+    capture::{self, Capture},
     client::{self, Options, Outcome},
-    netns::Netns,
+    links,
+    netns::{Netns, ip_batch},
+    ready,
     server::Server,
     shares::Shares,
+    stream::Stream,
+    transfer::{self, Held, Transfer},
 };
 
 /// A network namespace with its name in the lab and its addresses. Cheap to clone.
@@ -21,14 +28,17 @@ pub struct Place {
     name: String,
     addr: Dual,
     netns: Arc<Netns>,
+    folder: Arc<Path>,
 }
 
 impl Place {
-    pub(crate) fn new(name: &str, addr: Dual, netns: Netns) -> Self {
+    pub(crate) fn new(name: &str, addr: Dual, netns: Netns, folder: Arc<Path>) -> Self {
+        let name = name.into();
         Self {
-            name: name.into(),
+            name,
             addr,
             netns: Arc::new(netns),
+            folder,
         }
     }
 
@@ -47,6 +57,11 @@ impl Place {
         SocketAddr::new(self.ip(family), port)
     }
 
+    /// The lab's folder for logs and captures.
+    pub(crate) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
     /// Its network namespace.
     pub fn netns(&self) -> &Netns {
         &self.netns
@@ -55,6 +70,11 @@ impl Place {
     /// Serves on all its addresses, under its name, until the value is dropped.
     pub fn serve(&self, proto: Proto, port: u16) -> Result<Server> {
         Server::start(&self.netns, &self.name, proto, &self.addr.both(), port)
+    }
+
+    /// As [`Place::serve`], on these addresses.
+    pub fn serve_on(&self, proto: Proto, addresses: &[IpAddr], port: u16) -> Result<Server> {
+        Server::start(&self.netns, &self.name, proto, addresses, port)
     }
 
     /// One connection, or one datagram and its answer.
@@ -70,6 +90,57 @@ impl Place {
     /// As [`Place::probe`], with options.
     pub fn probe_with(&self, proto: Proto, dst: SocketAddr, n: u32, options: &Options) -> Result<Shares> {
         client::probe(&self.netns, proto, dst, n, options)
+    }
+
+    /// Downloads `bytes` bytes within `limit` and checks every one of them.
+    pub fn download(&self, dst: SocketAddr, bytes: u64, limit: Duration) -> Result<Transfer> {
+        transfer::download(&self.netns, dst, bytes, limit)
+    }
+
+    /// Uploads `bytes` bytes within `limit`; the server checks every one of them.
+    pub fn upload(&self, dst: SocketAddr, bytes: u64, limit: Duration) -> Result<Transfer> {
+        transfer::upload(&self.netns, dst, bytes, limit)
+    }
+
+    /// Opens a connection that stays, to look at it again and again.
+    pub fn hold(&self, dst: SocketAddr, options: &Options) -> Result<Held> {
+        Held::open(&self.netns, dst, options)
+    }
+
+    /// Starts a download in the background, at `rate` bytes a second, that ends with the value.
+    pub fn stream(&self, dst: SocketAddr, rate: u64) -> Result<Stream> {
+        Stream::tcp(&self.netns, dst, rate)
+    }
+
+    /// Starts numbered datagrams from one socket in the background, `rate` a second, until the value is dropped.
+    pub fn stream_datagrams(&self, dst: SocketAddr, rate: u32) -> Result<Stream> {
+        Stream::udp(&self.netns, dst, rate)
+    }
+
+    /// Starts recording the packets on `device` that `filter` wants (it gets whole Ethernet frames).
+    pub fn capture(&self, device: &str, filter: impl Fn(&[u8]) -> bool + Send + 'static) -> Result<Capture> {
+        Capture::start(self, device, filter)
+    }
+
+    /// Sends an Ethernet frame out of `device`.
+    pub fn send_raw(&self, device: &str, frame: &[u8]) -> Result<()> {
+        capture::send(&self.netns, device, frame)
+    }
+
+    /// Gives `device` one more address, usable at once. (The place's own addresses stay what they were.)
+    pub fn add_address(&self, ip: IpAddr, device: &str) -> Result<()> {
+        let nodad = links::nodad(Family::of(ip));
+        let command = format!("addr add {} dev {device}{nodad}", Cidr::host(ip));
+        ip_batch(&["-n", self.netns.name()], &command)?;
+        ready::wait_for_address(&self.netns, ip)
+    }
+
+    /// Takes an address of [`Place::add_address`] back.
+    pub fn remove_address(&self, ip: IpAddr, device: &str) -> Result<()> {
+        ip_batch(
+            &["-n", self.netns.name()],
+            &format!("addr del {} dev {device}", Cidr::host(ip)),
+        )
     }
 
     /// Runs a program there to its end; returns what it printed.

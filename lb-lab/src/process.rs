@@ -8,7 +8,7 @@ use std::{
     fs::{self, OpenOptions},
     io,
     path::{Path, PathBuf},
-    process::{Command, Stdio},
+    process::{Command, ExitStatus, Stdio},
     sync::{Mutex, OnceLock, PoisonError, mpsc},
     thread,
     time::Duration,
@@ -85,6 +85,15 @@ impl Child {
     pub fn is_running(&self) -> bool {
         let mut process = self.process.lock().unwrap_or_else(PoisonError::into_inner);
         matches!(process.try_wait(), Ok(None))
+    }
+
+    /// Waits until it ends by itself.
+    pub fn wait(&self, limit: Duration) -> Result<ExitStatus> {
+        wait_for(limit, &format!("{} to end", self.name), || !self.is_running())?;
+        let mut process = self.process.lock().unwrap_or_else(PoisonError::into_inner);
+        process
+            .wait()
+            .with_context(|| format!("cannot learn how {} ended", self.name))
     }
 
     /// Sends a signal, unless it has ended.

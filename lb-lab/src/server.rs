@@ -29,6 +29,8 @@ use crate::{
 const MAX_CONNECTIONS: usize = 1024;
 /// How long a connection may stay silent or stuck (but for held ones, which are meant to).
 const IDLE: Duration = Duration::from_secs(120);
+/// Bytes written or read at a time.
+const CHUNK: u64 = 64 * 1024;
 /// How often a UDP server looks whether it should stop, should the wake-up be missed.
 const UDP_WAKE: Duration = Duration::from_millis(200);
 
@@ -189,9 +191,9 @@ fn converse(shared: &Shared, stream: &TcpStream) -> io::Result<()> {
             {}
         }
         Request::Who { .. } => writer.write_all(answer.as_bytes())?,
-        Request::Get { bytes, seed } => {
+        Request::Get { bytes, seed, rate } => {
             writer.write_all(answer.as_bytes())?;
-            send_pattern(&mut writer, bytes, seed)?;
+            send_pattern(&mut writer, bytes, seed, rate)?;
         }
         Request::Put { bytes, seed } => {
             writer.write_all(answer.as_bytes())?;
@@ -218,15 +220,26 @@ fn converse(shared: &Shared, stream: &TcpStream) -> io::Result<()> {
     Ok(())
 }
 
-/// Sends `bytes` bytes of the pattern.
-pub(crate) fn send_pattern(to: &mut impl Write, bytes: u64, seed: u64) -> io::Result<()> {
+/// Portions that a limited transfer sends in a second.
+const PORTIONS: u64 = 50;
+
+/// Sends `bytes` bytes of the pattern, `rate` a second (0: no limit).
+pub(crate) fn send_pattern(to: &mut impl Write, bytes: u64, seed: u64, rate: u64) -> io::Result<()> {
     let (mut pattern, mut left) = (Pattern::new(seed), bytes);
-    let mut buffer = vec![0; 64 * 1024];
+    let portion = if rate == 0 {
+        CHUNK
+    } else {
+        (rate / PORTIONS).clamp(1, CHUNK)
+    };
+    let mut buffer = vec![0; usize::try_from(portion).expect("a chunk is small")];
     while left > 0 {
         let n = buffer.len().min(usize::try_from(left).unwrap_or(usize::MAX));
         pattern.fill(&mut buffer[..n]);
         to.write_all(&buffer[..n])?;
         left -= n as u64;
+        if rate > 0 {
+            thread::sleep(Duration::from_secs(portion) / u32::try_from(rate).unwrap_or(u32::MAX));
+        }
     }
     Ok(())
 }
@@ -234,7 +247,7 @@ pub(crate) fn send_pattern(to: &mut impl Write, bytes: u64, seed: u64) -> io::Re
 /// Reads `bytes` bytes of the pattern; the inner error is where the first wrong byte was.
 pub(crate) fn receive_pattern(from: &mut impl Read, bytes: u64, seed: u64) -> io::Result<Result<(), u64>> {
     let (mut pattern, mut left) = (Pattern::new(seed), bytes);
-    let mut buffer = vec![0; 64 * 1024];
+    let mut buffer = vec![0; usize::try_from(CHUNK).expect("a chunk is small")];
     while left > 0 {
         let n = buffer.len().min(usize::try_from(left).unwrap_or(usize::MAX));
         let n = match from.read(&mut buffer[..n])? {

@@ -4,7 +4,7 @@
 //!
 //! ```text
 //! WHO token            nothing more, the server closes
-//! GET bytes seed       that many bytes of the pattern, the server closes
+//! GET bytes seed rate  that many bytes of the pattern, at so many a second (0: no limit), the server closes
 //! PUT bytes seed       the client sends the pattern, the server says `ok` or `wrong at N`
 //! HOLD                 everything is sent back until the client closes
 //! GET / HTTP/1.1       the answer is the body of an HTTP response: for people with curl
@@ -52,7 +52,7 @@ impl Answer {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Request {
     Who { token: String, length: usize },
-    Get { bytes: u64, seed: u64 },
+    Get { bytes: u64, seed: u64, rate: u64 },
     Put { bytes: u64, seed: u64 },
     Hold,
     Http,
@@ -62,42 +62,39 @@ impl Request {
     /// Anything unknown is a question for the server's name, so that it can be asked by hand.
     pub(crate) fn from_line(line: &str) -> Self {
         let words: Vec<_> = line.split_whitespace().collect();
-        match words[..] {
-            [_, _, version] if version.starts_with("HTTP/") => Request::Http,
-            ["GET", bytes, seed] => match (bytes.parse(), seed.parse()) {
-                (Ok(bytes), Ok(seed)) => Request::Get { bytes, seed },
-                _ => Request::Who {
-                    token: String::new(),
-                    length: 0,
-                },
-            },
-            ["PUT", bytes, seed] => match (bytes.parse(), seed.parse()) {
-                (Ok(bytes), Ok(seed)) => Request::Put { bytes, seed },
-                _ => Request::Who {
-                    token: String::new(),
-                    length: 0,
-                },
-            },
-            ["HOLD"] => Request::Hold,
-            ["WHO", token] => Request::Who {
-                token: token.into(),
-                length: 0,
-            },
-            ["WHO", token, length] => Request::Who {
+        let number = |word: &str| word.parse::<u64>().ok();
+        let known = match words[..] {
+            [_, _, version] if version.starts_with("HTTP/") => Some(Request::Http),
+            ["GET", bytes, seed, rate] => (|| {
+                Some(Request::Get {
+                    bytes: number(bytes)?,
+                    seed: number(seed)?,
+                    rate: number(rate)?,
+                })
+            })(),
+            ["PUT", bytes, seed] => (|| {
+                Some(Request::Put {
+                    bytes: number(bytes)?,
+                    seed: number(seed)?,
+                })
+            })(),
+            ["HOLD"] => Some(Request::Hold),
+            ["WHO", token, length] => Some(Request::Who {
                 token: token.into(),
                 length: length.parse().unwrap_or_default(),
-            },
-            _ => Request::Who {
-                token: String::new(),
-                length: 0,
-            },
-        }
+            }),
+            _ => None,
+        };
+        known.unwrap_or(Request::Who {
+            token: String::new(),
+            length: 0,
+        })
     }
 
     pub(crate) fn to_line(&self) -> String {
         match self {
             Request::Who { token, length } => format!("WHO {token} {length}\n"),
-            Request::Get { bytes, seed } => format!("GET {bytes} {seed}\n"),
+            Request::Get { bytes, seed, rate } => format!("GET {bytes} {seed} {rate}\n"),
             Request::Put { bytes, seed } => format!("PUT {bytes} {seed}\n"),
             Request::Hold => "HOLD\n".into(),
             Request::Http => "GET / HTTP/1.0\r\n\r\n".into(),
@@ -126,6 +123,7 @@ mod tests {
             Request::Get {
                 bytes: 50_000_000,
                 seed: 9,
+                rate: 0,
             },
             Request::Put { bytes: 1, seed: 0 },
             Request::Hold,

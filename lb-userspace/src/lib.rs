@@ -4,9 +4,12 @@
 //! [`source`] → [`model`] → [`plan`] → [`maps`] → packets; [`node`] supplies what is known of this node,
 //! [`load`] puts programs and maps into the kernel, [`apply`] drives the writes, [`agent`] starts it all.
 
+pub mod apply;
 pub mod gc;
 pub mod kubernetes;
 pub mod load;
+pub mod maps;
 pub mod model;
 pub mod node;
+pub mod plan;
 pub mod source;

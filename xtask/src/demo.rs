@@ -1,12 +1,38 @@
 //! `cargo xtask demo`: a small cluster of namespaces, real agents, real traffic, and a table of who
 //! reached what.
 
+mod agent;
+mod change;
+mod cluster;
+mod download;
+mod expected;
+mod judge;
+mod remains;
+mod show;
+mod table;
+mod tour;
+
+use std::fs;
+use std::net::IpAddr;
 use std::process::ExitCode;
+use std::time::Instant;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
+use lb_lab::{Lab, Proto, Server};
 
+use crate::build::{self, BuildArgs};
+use crate::child::say;
+use crate::report::Report;
+use crate::setup;
 use crate::workspace::Workspace;
+use cluster::Cluster;
+use expected::Expected;
+
+/// At the start of every name that the demo gives on this machine.
+const TAG: &str = "lbdemo";
+/// What a pod's server prints when it is ready.
+const SERVING: &str = "serving";
 
 /// How the demo runs.
 #[derive(Args, Debug)]
@@ -23,6 +49,12 @@ pub(crate) struct DemoArgs {
     /// How the nodes connect their pods.
     #[arg(long, value_enum, default_value_t = PodNetwork::Routed)]
     pub(crate) pod_network: PodNetwork,
+    /// Be the server in the pod of this name (the demo starts itself so).
+    #[arg(long, hide = true, value_name = "POD")]
+    serve: Option<String>,
+    /// An address of that pod.
+    #[arg(long, hide = true, value_name = "ADDRESS")]
+    at: Vec<IpAddr>,
 }
 
 /// How the nodes connect their pods.
@@ -37,6 +69,71 @@ pub(crate) enum PodNetwork {
 }
 
 /// Sets the cluster up, shows it, takes it down.
-pub(crate) fn command(_workspace: &Workspace, _args: &DemoArgs) -> Result<ExitCode> {
-    bail!("the demo is not built yet")
+pub(crate) fn command(workspace: &Workspace, args: &DemoArgs) -> Result<ExitCode> {
+    let DemoArgs {
+        json,
+        keep,
+        down,
+        pod_network,
+        serve: pod,
+        at,
+    } = args;
+    if let Some(pod) = pod {
+        return serve(pod, at);
+    }
+    if *down {
+        match Lab::destroy_leftovers(TAG) {
+            0 => say("no cluster was left up"),
+            n => say(format!("removed {n} cluster(s) that had been left up")),
+        }
+        return Ok(ExitCode::SUCCESS);
+    }
+    setup::runtime(workspace)?;
+    let program = build::all(workspace, &BuildArgs::default())?;
+    let folder = workspace.root().join("deploy/demo");
+    let topology = cluster::topology(*pod_network);
+    let file = folder.join("expected.yaml");
+    let expected = fs::read_to_string(&file)
+        .map_err(anyhow::Error::from)
+        .and_then(|text| Expected::parse(&text, &topology))
+        .with_context(|| format!("{} cannot be used", file.display()))?;
+    lb_lab::on_signal()?;
+
+    let start = Instant::now();
+    say("setting up three nodes with two pods each, and a client outside");
+    let mut cluster = Cluster::start(&topology, &program, &folder.join("manifests"), *keep)?;
+    let mut report = Report::default();
+    let mut print = |text: String| {
+        if !json {
+            println!("{text}");
+        }
+    };
+    show::play(&mut cluster, &expected, &mut report, &mut print)?;
+    if *keep {
+        let tour = tour::text(&cluster, &program)?;
+        if *json {
+            eprintln!("{tour}");
+        } else {
+            println!("{tour}");
+        }
+    } else {
+        say("taking everything down");
+        remains::end(cluster, &mut report);
+    }
+    say(format!("the demo took {:.1} s", start.elapsed().as_secs_f32()));
+    Ok(report.finish(*json)?)
+}
+
+/// Serves in the namespace that this process was started in, until it is ended.
+fn serve(pod: &str, addresses: &[IpAddr]) -> Result<ExitCode> {
+    let servers = Proto::BOTH
+        .map(|proto| Server::start_here(pod, proto, addresses, cluster::POD_PORT))
+        .into_iter()
+        .collect::<Result<Vec<_>>>()?;
+    println!("{pod}: {SERVING}");
+    loop {
+        // Parking may end for no reason; the servers' threads do the work.
+        std::thread::park();
+        debug_assert!(!servers.is_empty());
+    }
 }

@@ -454,30 +454,27 @@ fn install<F: Net, T: Tables<F>>(tables: &T, scratch: &mut Scratch<F::Addr>) -> 
     if scratch.new_port != 0 && (wanted < node.snat_first || wanted > node.snat_last) {
         scratch.flow.to.source_port = port(node, scratch.hash, 0);
     }
-    let mut owned = false;
+    set_twin(scratch);
+    let mut created = tables.create(&scratch.twin_key, &scratch.twin);
+    if created == Created::Exists {
+        created = match claim(tables, scratch) {
+            Claim::Same => Created::Yes,
+            Claim::Freed => tables.create(&scratch.twin_key, &scratch.twin),
+            Claim::Foreign => Created::Exists,
+        };
+    }
+    // Another flow owns the tuple: another source port makes a tuple that none owns.
     let mut n = 1;
-    while n <= PORT_TRIES {
-        set_twin(scratch);
-        match tables.create(&scratch.twin_key, &scratch.twin) {
-            Created::Yes => {
-                owned = true;
-                break;
-            }
-            Created::Full => return Outcome::DroppedFlowsFull,
-            Created::Exists => {}
-        }
-        match claim(tables, scratch) {
-            Claim::Same => {
-                owned = true;
-                break;
-            }
-            Claim::Freed => {}
-            Claim::Foreign => scratch.flow.to.source_port = port(node, scratch.hash, n),
-        }
+    while created == Created::Exists && n < PORT_TRIES {
+        scratch.flow.to.source_port = port(node, scratch.hash, n);
+        scratch.twin_key.destination_port = scratch.flow.to.source_port;
+        created = tables.create(&scratch.twin_key, &scratch.twin);
         n += 1;
     }
-    if !owned {
-        return Outcome::DroppedNoPort;
+    match created {
+        Created::Yes => {}
+        Created::Exists => return Outcome::DroppedNoPort,
+        Created::Full => return Outcome::DroppedFlowsFull,
     }
     match tables.create(&scratch.key, &scratch.flow) {
         Created::Yes => Outcome::ForwardedNew,

@@ -3,7 +3,7 @@
 //! *Invariant*: nothing that packets pass through is touched here; a load that fails leaves the agent before it
 //! working.
 
-use std::{collections::BTreeMap, fs};
+use std::{collections::BTreeMap, fs, panic::resume_unwind, thread};
 
 use aya::{
     Ebpf, EbpfError, EbpfLoader, TestRun, TestRunOptions,
@@ -144,11 +144,7 @@ pub fn load(options: Options) -> Result<Loaded, LoadError> {
     }
     let mut ebpf = loader.load(object).map_err(LoadError::Maps)?;
 
-    for name in PROGRAMS.into_iter().chain([SWEEP]) {
-        classifier(&mut ebpf, name)?
-            .load()
-            .map_err(|source| LoadError::Program { name, source })?;
-    }
+    verify(&mut ebpf)?;
     let mut fresh = Vec::new();
     for (name, map) in ebpf.maps() {
         // Globals (".rodata" and the like) concern nobody but the programs.
@@ -224,18 +220,18 @@ impl Loaded {
 }
 
 impl Sweeper {
-    /// Runs it once on `frame`, which it may write its findings into; the program's return value.
+    /// Runs the program once on `frame`, which it writes its findings into.
     ///
     /// # Errors
     /// If the kernel refuses to run it.
-    pub fn run(&self, frame: &mut [u8; 64]) -> Result<u32, ProgramError> {
+    pub fn run<const LENGTH: usize>(&self, frame: &mut [u8; LENGTH]) -> Result<(), ProgramError> {
         let input = *frame;
         let options = TestRunOptions {
             data_in: Some(&input),
             data_out: Some(frame),
             ..TestRunOptions::default()
         };
-        Ok(self.program.test_run(options)?.return_value)
+        self.program.test_run(options).map(drop)
     }
 }
 
@@ -246,6 +242,27 @@ impl Sweeper {
 pub fn detach(pins: &PinDirectory) -> Result<(), PinDirectoryError> {
     super::attach::remove_filters(pins)?;
     pins.remove()
+}
+
+/// Has all TC programs verified, each by a thread of its own: most of the time that a start takes.
+fn verify(ebpf: &mut Ebpf) -> Result<(), LoadError> {
+    for name in PROGRAMS.into_iter().chain([SWEEP]) {
+        classifier(ebpf, name)?;
+    }
+    let named = |name: &str| PROGRAMS.into_iter().chain([SWEEP]).find(|known| *known == name);
+    thread::scope(|scope| {
+        let programs = ebpf
+            .programs_mut()
+            .filter_map(|(name, program)| Some((named(name)?, program)));
+        let verified: Vec<_> = programs
+            .filter_map(|(name, program)| Some((name, <&mut SchedClassifier>::try_from(program).ok()?)))
+            .map(|(name, program)| (name, scope.spawn(|| program.load())))
+            .collect();
+        verified.into_iter().try_for_each(|(name, thread)| {
+            let loaded = thread.join().unwrap_or_else(|panic| resume_unwind(panic));
+            loaded.map_err(|source| LoadError::Program { name, source })
+        })
+    })
 }
 
 pub(super) fn classifier<'a>(

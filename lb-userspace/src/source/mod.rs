@@ -1,6 +1,9 @@
 //! Where objects come from: a Kubernetes API server, or a directory of manifests. Both yield the same events.
 
+mod collection;
+pub mod directory;
 pub mod kubernetes;
+mod manifest;
 mod watch;
 
 use std::time::SystemTime;

@@ -198,3 +198,19 @@ fn mtu(facts: &NodeFacts) -> u32 {
     });
     ways.map(|device| device.mtu).min().unwrap_or(1500).max(MIN_MTU)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn work_can_be_done_by_any_thread() {
+        fn check<T: Send>(_: T) {}
+        fn all(mut host: Host, facts: &NodeFacts, options: Options) {
+            check(host.sync(Vec::new(), facts));
+            check(Host::ensure(options));
+            check(remove());
+        }
+        let _ = all;
+    }
+}

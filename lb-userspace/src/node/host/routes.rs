@@ -14,7 +14,7 @@ use rtnetlink::{
     Handle, RouteMessageBuilder,
     packet_route::{
         AddressFamily,
-        route::{RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol},
+        route::{RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope},
     },
 };
 
@@ -49,39 +49,53 @@ pub fn wanted(
         .collect()
 }
 
+/// One difference between the routes there are and those there should be.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Change {
+    Remove,
+    Replace(IpAddr),
+    Add(IpAddr),
+}
+
 /// Makes it so; what fails is tried again by the next call.
 pub(super) async fn sync(handle: &Handle, lb0: u32, wanted: &Routes) -> Vec<HostError> {
     let present = match read(handle, lb0).await {
         Ok(present) => present,
         Err(source) => return vec![HostError::Routes(source)],
     };
+    let changes = diff(&present, wanted).into_iter();
+    let requests = changes.map(|(to, change)| apply(handle.clone(), lb0, to, change));
+    let results: Vec<Result<(), HostError>> =
+        stream::iter(requests).buffer_unordered(PARALLEL).collect().await;
+    results.into_iter().filter_map(Result::err).collect()
+}
+
+fn diff(present: &BTreeMap<Prefix, Option<IpAddr>>, wanted: &Routes) -> Vec<(Prefix, Change)> {
     let gone = present
         .keys()
         .filter(|to| !wanted.contains_key(to))
-        .map(|to| change(handle, lb0, *to, None, true));
-    let changed = wanted
-        .iter()
-        .filter(|(to, source)| present.get(to) != Some(&Some(**source)))
-        .map(|(to, source)| change(handle, lb0, *to, Some(*source), present.contains_key(to)));
-    let done = stream::iter(gone)
-        .buffer_unordered(PARALLEL)
-        .chain(stream::iter(changed).buffer_unordered(PARALLEL));
-    done.filter_map(async |result| result.err()).collect().await
+        .map(|to| (*to, Change::Remove));
+    let changed = wanted.iter().filter_map(|(to, source)| match present.get(to) {
+        None => Some((*to, Change::Add(*source))),
+        Some(old) if *old != Some(*source) => Some((*to, Change::Replace(*source))),
+        Some(_) => None,
+    });
+    gone.chain(changed).collect()
 }
 
-/// Removes a route (no source), replaces one, or adds one.
-async fn change(
-    handle: &Handle,
-    lb0: u32,
-    to: Prefix,
-    source: Option<IpAddr>,
-    present: bool,
-) -> Result<(), HostError> {
-    let message = message(lb0, to, source);
-    let (action, result) = match (source, present) {
-        (None, _) => ("remove", handle.route().del(message).execute().await),
-        (Some(_), true) => ("replace", handle.route().add(message).replace().execute().await),
-        (Some(_), false) => ("add", handle.route().add(message).execute().await),
+async fn apply(handle: Handle, lb0: u32, to: Prefix, change: Change) -> Result<(), HostError> {
+    let routes = handle.route();
+    let (action, result) = match change {
+        Change::Remove => ("remove", routes.del(message(lb0, to, None)).execute().await),
+        Change::Replace(source) => (
+            "replace",
+            routes
+                .add(message(lb0, to, Some(source)))
+                .replace()
+                .execute()
+                .await,
+        ),
+        Change::Add(source) => ("add", routes.add(message(lb0, to, Some(source))).execute().await),
     };
     result.map_err(|source| HostError::Route {
         action,
@@ -94,6 +108,7 @@ fn message(lb0: u32, to: Prefix, source: Option<IpAddr>) -> RouteMessage {
     let mut message = RouteMessageBuilder::<IpAddr>::new()
         .output_interface(lb0)
         .protocol(PROTOCOL)
+        .scope(RouteScope::Link)
         .build();
     message.header.address_family = if to.address().is_ipv4() {
         AddressFamily::Inet

@@ -1,0 +1,215 @@
+//! The reconciler: takes changes, plans, writes, tries again after a failure, publishes its status.
+//!
+//! Runs on a thread of its own, because system calls and grace periods block.
+//!
+//! *Invariants*: only the newest state counts; a burst of changes is one round, but a single change is
+//! written within milliseconds; a failure never stops what does not rely on it.
+//!
+//! *Not here*: Kubernetes, what the writes mean (`plan`), how they are made (`maps`).
+
+mod pace;
+mod write;
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        mpsc::{Receiver, RecvTimeoutError},
+    },
+    time::Instant,
+};
+
+use tokio::sync::watch;
+use tracing::{debug, info, warn};
+
+pub use write::write;
+
+use self::pace::Pace;
+use crate::{
+    maps::{MapError, MapStore},
+    model::{DesiredState, NodeFacts, Problem},
+    plan::{Counts, PlanSettings, Planner},
+};
+
+/// Rounds without a failure that may follow each other at once: each makes room for the next.
+const ROUNDS_AT_ONCE: usize = 8;
+
+/// Something that the maps should follow.
+#[derive(Clone, Debug)]
+pub enum Change {
+    /// The cluster wants something else.
+    Desired(Arc<DesiredState>),
+    /// The node has become another.
+    Facts(Arc<NodeFacts>),
+}
+
+/// How far the maps have followed.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct Status {
+    /// How many changes have come in.
+    pub received: u64,
+    /// How many of them are completely in the maps.
+    pub live: u64,
+    /// How much is live.
+    pub counts: Counts,
+    /// What cannot be served, and why.
+    pub problems: Vec<Problem>,
+    /// The newest failure, while something is left to write because of it.
+    pub last_error: Option<String>,
+    /// Failed writes since the start, by map and error number.
+    pub failed_writes: BTreeMap<(&'static str, i32), u64>,
+}
+
+/// The reconciler's state.
+pub struct Reconciler {
+    planner: Planner,
+    store: MapStore,
+    started: Instant,
+    desired: Option<Arc<DesiredState>>,
+    facts: Option<Arc<NodeFacts>>,
+    problems: Vec<Problem>,
+    status: watch::Sender<Status>,
+    pace: Pace,
+}
+
+impl Reconciler {
+    /// A reconciler for empty maps.
+    #[must_use]
+    pub fn new(settings: PlanSettings, store: MapStore) -> Self {
+        let started = Instant::now();
+        Self {
+            planner: Planner::new(settings),
+            store,
+            started,
+            desired: None,
+            facts: None,
+            problems: Vec::new(),
+            status: watch::Sender::default(),
+            pace: Pace::new(started),
+        }
+    }
+
+    /// Its status, now and whenever it changes.
+    #[must_use]
+    pub fn status(&self) -> watch::Receiver<Status> {
+        self.status.subscribe()
+    }
+
+    /// Writes the first complete state, before any program is attached. Everything that can be written
+    /// is, even if some write fails.
+    pub fn fill(&mut self, desired: Arc<DesiredState>, facts: Arc<NodeFacts>) {
+        self.take(Change::Facts(facts));
+        self.take(Change::Desired(desired));
+        self.round(Instant::now());
+    }
+
+    /// Follows the changes until their sender is gone.
+    pub fn run(mut self, changes: &Receiver<Change>) {
+        loop {
+            let received = match self.wake() {
+                None => changes.recv().map_err(|_| RecvTimeoutError::Disconnected),
+                Some(wake) => changes.recv_timeout(wake.saturating_duration_since(Instant::now())),
+            };
+            match received {
+                Ok(change) => self.take(change),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+            let until = self.pace.gather_until(Instant::now());
+            while let Ok(change) = changes.recv_timeout(until.saturating_duration_since(Instant::now())) {
+                self.take(change);
+            }
+            self.round(Instant::now());
+        }
+    }
+
+    /// When there is something to do even if no change comes in.
+    fn wake(&self) -> Option<Instant> {
+        let due = self.planner.next_due().map(|due| self.started + due);
+        let retry = self.pace.retry();
+        due.into_iter().chain(retry).min()
+    }
+
+    fn take(&mut self, change: Change) {
+        match change {
+            Change::Desired(desired) => self.desired = Some(desired),
+            Change::Facts(facts) => self.facts = Some(facts),
+        }
+        self.status.send_modify(|status| status.received += 1);
+    }
+
+    /// One round: takes over what came in and writes what is left to write.
+    fn round(&mut self, now: Instant) {
+        let time = now.duration_since(self.started);
+        // Facts first: whether a backend is a host-network pod depends on them.
+        if let Some(facts) = self.facts.take() {
+            self.planner.node_facts(&facts, time);
+        }
+        if let Some(desired) = self.desired.take() {
+            self.planner.desired(&desired, time);
+            self.problems.clone_from(&desired.problems);
+        }
+        let mut failure = None;
+        for _ in 0..ROUNDS_AT_ONCE {
+            let store = &mut self.store;
+            let failures = self.planner.execute(time, |op| write(store, op));
+            failures.iter().for_each(|failure| self.count(&failure.error));
+            failure = failures.into_iter().next();
+            if failure.is_some() || self.planner.is_settled() {
+                break;
+            }
+        }
+        let settled = self.planner.is_settled();
+        if settled {
+            self.pace.succeeded(Instant::now());
+        } else {
+            let wait = self.pace.failed(Instant::now());
+            let error = failure
+                .as_ref()
+                .map(|failure| &failure.error as &dyn std::error::Error);
+            warn!(error, retry_in = ?wait, "the maps are not complete yet");
+        }
+        self.publish(
+            settled,
+            failure.map(|failure| format!("{}, while writing {:?}", failure.error, failure.op)),
+        );
+    }
+
+    fn count(&self, error: &MapError) {
+        debug!(map = error.map, error = %error, "a map write failed");
+        self.status
+            .send_modify(|status| *status.failed_writes.entry(error.kind()).or_default() += 1);
+    }
+
+    fn publish(&self, settled: bool, failure: Option<String>) {
+        let counts = self.planner.counts();
+        let mut problems = self.planner.problems();
+        problems.extend_from_slice(&self.problems);
+        problems.sort_unstable();
+        problems.dedup();
+        self.status.send_modify(|status| {
+            for problem in problems
+                .iter()
+                .filter(|problem| !status.problems.contains(problem))
+            {
+                warn!(object = problem.object, "{}", problem.message);
+            }
+            status.problems = problems;
+            status.last_error = failure;
+            status.counts = counts;
+            if settled {
+                status.live = status.received;
+                info!(
+                    generation = status.live,
+                    services = counts.services,
+                    frontends = counts.frontends,
+                    backends = counts.backends,
+                    "the maps are complete"
+                );
+            }
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests;

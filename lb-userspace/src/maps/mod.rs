@@ -1,0 +1,12 @@
+//! The maps of the data path: how they are written and read, in the kernel or in memory.
+
+pub mod audit;
+pub mod bpf;
+mod dump;
+pub mod fake;
+mod membarrier;
+mod store;
+mod text;
+
+pub use dump::{Dump, FamilyDump};
+pub use store::{FamilyMaps, MapError, MapStore, Prefix, Table};

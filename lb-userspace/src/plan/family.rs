@@ -1,0 +1,550 @@
+//! One family's Service ports: what was written for each, and what is still to be written.
+//!
+//! A Service port has a service index for as long as it exists. Its set is immutable: a change makes a
+//! draft in places of its own, and once the draft is written the service's word is switched to it.
+//!
+//! *Invariants*: bookkeeping follows the writes ([`FamilyPlanner::done`]); nothing is written before what
+//! it refers to, nor removed before what refers to it ([`FamilyPlanner::is_ready`]). A port that does not
+//! fit is left exactly as it was.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use lb_common::abi::{Family, Frontend, FrontendKey, Service, Set, Source, names};
+use thiserror::Error;
+
+use super::{
+    addresses::Addresses,
+    alloc::{Region, Regions},
+    entries::Entries,
+    layout::{self, Arrangement, Surroundings, TooManyBackends},
+    op::FamilyOp,
+    settings::{Capacities, PlanSettings},
+    tables::{TableRef, Tables},
+};
+use crate::model::{ServicePort, ServicePortId};
+
+/// Why a Service port does not fit.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Error)]
+pub(super) enum Unplaced {
+    #[error("it has {0} endpoints, and a set holds at most 65534: split the Service")]
+    Backends(usize),
+    #[error("the map `{map}` has no room for {wanted} more entries: fewer Services or endpoints would fit")]
+    Full { map: &'static str, wanted: u32 },
+}
+
+/// One family's half of the plan.
+#[derive(Debug)]
+pub(super) struct FamilyPlanner<F: Family> {
+    ids: BTreeMap<ServicePortId, u32>,
+    /// By service index.
+    ports: BTreeMap<u32, Port<F>>,
+    /// Service indices of ports with a draft, or that are being removed.
+    open: BTreeSet<u32>,
+    services: Regions,
+    sets: Regions,
+    backends: Regions,
+    pub(super) frontends: Entries<FrontendKey<F::Addr>, Frontend>,
+    pub(super) addresses: Addresses<F>,
+    pub(super) sources: Entries<(F::Addr, u8), Source>,
+    capacities: Capacities,
+}
+
+/// A Service port that has a service index.
+#[derive(Debug)]
+struct Port<F: Family> {
+    id: ServicePortId,
+    frontends: BTreeSet<FrontendKey<F::Addr>>,
+    generation: u32,
+    /// What the service's word names.
+    live: Option<Lease<F>>,
+    draft: Option<Draft<F>>,
+    /// Frontends in the map that lead here.
+    referrers: u32,
+    removing: bool,
+}
+
+/// An arrangement and the places it takes.
+#[derive(Debug)]
+struct Lease<F: Family> {
+    arrangement: Arrangement<F::Addr>,
+    set: Region,
+    backends: Region,
+    local: TableRef,
+    cluster: TableRef,
+}
+
+/// A set that nothing refers to yet.
+#[derive(Debug)]
+struct Draft<F: Family> {
+    lease: Lease<F>,
+    backends_written: bool,
+    set_written: bool,
+}
+
+impl<F: Family> FamilyPlanner<F> {
+    pub(super) fn new(capacities: Capacities) -> Self {
+        Self {
+            ids: BTreeMap::new(),
+            ports: BTreeMap::new(),
+            open: BTreeSet::new(),
+            services: Regions::new(capacities.services),
+            sets: Regions::new(capacities.sets),
+            backends: Regions::new(capacities.backends),
+            frontends: Entries::default(),
+            addresses: Addresses::default(),
+            sources: Entries::default(),
+            capacities,
+        }
+    }
+
+    /// Plans a Service port as it should be now; nothing happens if it is so already.
+    pub(super) fn place(
+        &mut self,
+        port: &ServicePort,
+        tables: &mut Tables,
+        settings: &PlanSettings,
+        now: Duration,
+    ) -> Result<(), Unplaced> {
+        let arrangement = Arrangement::new::<F>(port, self.addresses.hosts())
+            .map_err(|TooManyBackends(n)| Unplaced::Backends(n))?;
+        self.check_frontends(port)?;
+        let known = self.ids.get(&port.id).copied();
+        let current = known.and_then(|index| self.ports[&index].newest());
+        let draft = if current.is_some_and(|lease| lease.arrangement == arrangement) {
+            None
+        } else {
+            Some(self.lease(arrangement, tables, settings.seed)?)
+        };
+        let index = match known {
+            Some(index) => index,
+            None => match self.services.take(1) {
+                Some(region) => region.first,
+                None => {
+                    self.give_back(draft.expect("a new port has a draft"), tables);
+                    return Err(full::<F>(names::SERVICES, 1));
+                }
+            },
+        };
+        if known.is_none() {
+            self.ids.insert(port.id.clone(), index);
+            self.ports.insert(index, Port::new(port.id.clone()));
+        }
+        self.stage(index, draft, tables);
+        let frontends = layout::frontends::<F>(port, index).collect();
+        self.claim(index, frontends, now + settings.linger);
+        Ok(())
+    }
+
+    /// Plans the removal of a Service port, if there is one of this name.
+    pub(super) fn remove(
+        &mut self,
+        id: &ServicePortId,
+        tables: &mut Tables,
+        settings: &PlanSettings,
+        now: Duration,
+    ) {
+        let Some(index) = self.ids.get(id).copied() else {
+            return;
+        };
+        self.claim(index, BTreeMap::new(), now + settings.linger);
+        let port = self.ports.get_mut(&index).expect("an id leads to a port");
+        port.removing = true;
+        self.open.insert(index);
+        if let Some(draft) = port.draft.take() {
+            self.give_back(draft.lease, tables);
+        }
+        let port = &self.ports[&index];
+        if port.live.is_none() && port.referrers == 0 {
+            self.forget(index);
+            self.services.give_back(Region {
+                first: index,
+                length: 1,
+            });
+        }
+    }
+
+    /// Replaces what is known of the nodes. Returns the node addresses that came or went: backends at
+    /// them have to be placed anew.
+    pub(super) fn surround(&mut self, surroundings: Surroundings<F>) -> BTreeSet<F::Addr> {
+        let sources = surroundings.sources();
+        let gone: Vec<_> = self
+            .sources
+            .wanted()
+            .keys()
+            .filter(|prefix| !sources.contains_key(prefix))
+            .copied()
+            .collect();
+        gone.into_iter()
+            .for_each(|prefix| self.sources.want(prefix, None));
+        sources
+            .into_iter()
+            .for_each(|(prefix, source)| self.sources.want(prefix, Some(source)));
+
+        self.addresses.surround(surroundings)
+    }
+
+    /// Whether nothing is left to write and no place waits for a grace period.
+    pub(super) fn is_settled(&self) -> bool {
+        self.open.is_empty()
+            && self.frontends.is_settled()
+            && self.addresses.entries.is_settled()
+            && self.sources.is_settled()
+            && !self.awaits_grace()
+    }
+
+    pub(super) fn awaits_grace(&self) -> bool {
+        [&self.services, &self.sets, &self.backends]
+            .into_iter()
+            .any(Regions::awaits_grace)
+    }
+
+    pub(super) fn grace_passed(&mut self) {
+        [&mut self.services, &mut self.sets, &mut self.backends]
+            .into_iter()
+            .for_each(Regions::grace_passed);
+    }
+
+    /// Writes of new sets that are left: backends and descriptors, then the words that switch to them.
+    pub(super) fn drafts(&self) -> impl Iterator<Item = DraftOps<F>> + '_ {
+        self.open.iter().filter_map(|index| {
+            let port = &self.ports[index];
+            let draft = port.draft.as_ref()?;
+            let Lease {
+                set,
+                backends,
+                arrangement,
+                ..
+            } = &draft.lease;
+            Some(DraftOps {
+                backends: (!draft.backends_written && !arrangement.backends.is_empty()).then(|| {
+                    FamilyOp::Backends {
+                        service: *index,
+                        first: backends.first,
+                        backends: arrangement.backends.clone(),
+                    }
+                }),
+                set: (!draft.set_written).then(|| FamilyOp::Set {
+                    index: set.first,
+                    set: draft.lease.descriptor(*index),
+                }),
+                switch: FamilyOp::Service {
+                    index: *index,
+                    service: Service::new(set.first, port.generation.wrapping_add(1)),
+                },
+                replaces: port.live.is_some(),
+            })
+        })
+    }
+
+    /// Service indices of ports that are being removed.
+    pub(super) fn removals(&self) -> impl Iterator<Item = u32> + '_ {
+        self.open
+            .iter()
+            .filter(|index| self.ports[index].removing)
+            .copied()
+    }
+
+    /// Whether everything that this write relies on is in place.
+    pub(super) fn is_ready(&self, op: &FamilyOp<F>, tables: &Tables) -> bool {
+        let draft = |index| self.ports.get(index).and_then(|port| port.draft.as_ref());
+        match op {
+            FamilyOp::Set { set, .. } => draft(&set.service).is_some_and(|draft| {
+                let Lease {
+                    local,
+                    cluster,
+                    arrangement,
+                    ..
+                } = &draft.lease;
+                (draft.backends_written || arrangement.backends.is_empty())
+                    && tables.is_written(*local)
+                    && tables.is_written(*cluster)
+            }),
+            FamilyOp::Service { index, service } if service.set().is_some() => {
+                draft(index).is_some_and(|draft| draft.set_written)
+            }
+            FamilyOp::Service { index, .. } => self.ports.get(index).is_some_and(|port| port.referrers == 0),
+            FamilyOp::Frontend {
+                frontend: Some(frontend),
+                ..
+            } => self
+                .ports
+                .get(&frontend.service)
+                .is_some_and(|port| port.live.is_some() && port.draft.is_none()),
+            FamilyOp::Frontend { frontend: None, .. }
+            | FamilyOp::Source { .. }
+            | FamilyOp::Backends { .. }
+            | FamilyOp::Address { .. } => true,
+        }
+    }
+
+    /// Notes that a write has succeeded.
+    pub(super) fn done(&mut self, op: &FamilyOp<F>, tables: &mut Tables) {
+        match op {
+            FamilyOp::Source { prefix, source } => {
+                self.sources.wrote(*prefix, *source);
+            }
+            FamilyOp::Address { address, value } => {
+                self.addresses.entries.wrote(*address, *value);
+            }
+            FamilyOp::Frontend { key, frontend } => {
+                if let Some(before) = self.frontends.wrote(*key, *frontend) {
+                    self.port(before.service).referrers -= 1;
+                }
+                if let Some(frontend) = frontend {
+                    self.port(frontend.service).referrers += 1;
+                }
+            }
+            FamilyOp::Backends { service, .. } => {
+                self.port(*service)
+                    .draft
+                    .as_mut()
+                    .expect("backends are a draft's")
+                    .backends_written = true;
+            }
+            FamilyOp::Set { set, .. } => {
+                self.port(set.service)
+                    .draft
+                    .as_mut()
+                    .expect("a written set is a draft's")
+                    .set_written = true;
+            }
+            FamilyOp::Service { index, service } if service.set().is_some() => self.switched(*index, tables),
+            FamilyOp::Service { index, .. } => {
+                let port = self.forget(*index);
+                if let Some(live) = port.live {
+                    self.release(live, tables);
+                }
+                self.services.release(Region {
+                    first: *index,
+                    length: 1,
+                });
+            }
+        }
+    }
+
+    /// How many service ports are live, and with how many backends.
+    pub(super) fn live(&self) -> (usize, usize) {
+        let live = self
+            .ports
+            .values()
+            .filter(|port| !port.removing)
+            .filter_map(|port| port.live.as_ref());
+        live.fold((0, 0), |(ports, backends), lease| {
+            (ports + 1, backends + lease.arrangement.backends.len())
+        })
+    }
+
+    /// The word has been switched to the draft.
+    fn switched(&mut self, index: u32, tables: &mut Tables) {
+        let port = self.port(index);
+        let draft = port.draft.take().expect("a word is switched to a draft");
+        port.generation = port.generation.wrapping_add(1);
+        let before = port.live.replace(draft.lease);
+        if !port.removing {
+            self.open.remove(&index);
+        }
+        if let Some(before) = before {
+            self.release(before, tables);
+        }
+    }
+
+    fn check_frontends(&self, port: &ServicePort) -> Result<(), Unplaced> {
+        let room = |map: [&'static str; 2], used: usize, new: usize, capacity: u32| {
+            let new = u32::try_from(new).unwrap_or(u32::MAX);
+            if new > 0 && u32::try_from(used).unwrap_or(u32::MAX).saturating_add(new) > capacity {
+                return Err(full::<F>(map, new));
+            }
+            Ok(())
+        };
+        let keys: BTreeSet<_> = layout::frontends::<F>(port, 0).map(|(key, _)| key).collect();
+        let frontends = self.frontends.wanted();
+        let new = keys.iter().filter(|key| !frontends.contains_key(key)).count();
+        room(names::FRONTENDS, frontends.len(), new, self.capacities.frontends)?;
+        let known = self.addresses.entries.wanted();
+        let vips: BTreeSet<_> = keys.iter().map(|key| key.address).filter(is_vip::<F>).collect();
+        let new = vips.iter().filter(|address| !known.contains_key(address)).count();
+        room(names::ADDRESSES, known.len(), new, self.capacities.addresses)
+    }
+
+    /// Places for an arrangement: all of them or none.
+    fn lease(
+        &mut self,
+        arrangement: Arrangement<F::Addr>,
+        tables: &mut Tables,
+        seed: u32,
+    ) -> Result<Lease<F>, Unplaced> {
+        let count = arrangement.backends.len() as u32;
+        let set = self.sets.take(1).ok_or(full::<F>(names::SETS, 1))?;
+        let Some(backends) = self.backends.take(count) else {
+            self.sets.give_back(set);
+            return Err(full::<F>(names::BACKENDS, count));
+        };
+        let mut lease = Lease {
+            set,
+            backends,
+            local: TableRef::default(),
+            cluster: TableRef::default(),
+            arrangement,
+        };
+        let (local, cluster) = (
+            lease.arrangement.local_rows(seed),
+            lease.arrangement.cluster_rows(seed),
+        );
+        let wanted = (local.len() + cluster.len()) as u32;
+        let claimed = tables.claim(local).is_some_and(|local| {
+            lease.local = local;
+            tables.claim(cluster).is_some_and(|cluster| {
+                lease.cluster = cluster;
+                true
+            })
+        });
+        if !claimed {
+            self.give_back(lease, tables);
+            let wanted = lb_common::maglev::elements_for(wanted);
+            return Err(Unplaced::Full {
+                map: names::MAGLEV,
+                wanted,
+            });
+        }
+        Ok(lease)
+    }
+
+    /// Makes `lease` the port's draft; without one, its newest set is already as it should be.
+    fn stage(&mut self, index: u32, lease: Option<Lease<F>>, tables: &mut Tables) {
+        let port = self.port(index);
+        port.removing = false;
+        let draft = lease.map(|lease| Draft {
+            lease,
+            backends_written: false,
+            set_written: false,
+        });
+        let before = draft.and_then(|draft| port.draft.replace(draft));
+        let open = port.draft.is_some();
+        if let Some(before) = before {
+            self.give_back(before.lease, tables);
+        }
+        if open {
+            self.open.insert(index);
+        } else {
+            self.open.remove(&index);
+        }
+    }
+
+    /// Makes exactly these the port's frontends; an address that loses its last one stays `until`.
+    fn claim(&mut self, index: u32, frontends: BTreeMap<FrontendKey<F::Addr>, Frontend>, until: Duration) {
+        let keys: BTreeSet<_> = frontends.keys().copied().collect();
+        let before = std::mem::replace(&mut self.port(index).frontends, keys);
+        for (key, frontend) in &frontends {
+            self.frontends.want(*key, Some(*frontend));
+            if is_vip::<F>(&key.address) && !before.contains(key) {
+                self.addresses.claim(key.address);
+            }
+        }
+        for key in before.iter().filter(|key| !frontends.contains_key(key)) {
+            // Another Service port may have taken it over in the meantime.
+            if self
+                .frontends
+                .wanted()
+                .get(key)
+                .is_some_and(|frontend| frontend.service == index)
+            {
+                self.frontends.want(*key, None);
+            }
+            if is_vip::<F>(&key.address) {
+                self.addresses.unclaim(key.address, until);
+            }
+        }
+    }
+
+    /// Takes back places that nothing ever referred to.
+    fn give_back(&mut self, lease: Lease<F>, tables: &mut Tables) {
+        self.sets.give_back(lease.set);
+        self.backends.give_back(lease.backends);
+        tables.release(lease.local);
+        tables.release(lease.cluster);
+    }
+
+    /// Takes back places that may still be read until a grace period has passed.
+    fn release(&mut self, lease: Lease<F>, tables: &mut Tables) {
+        self.sets.release(lease.set);
+        self.backends.release(lease.backends);
+        tables.release(lease.local);
+        tables.release(lease.cluster);
+    }
+
+    fn forget(&mut self, index: u32) -> Port<F> {
+        let port = self.ports.remove(&index).expect("a removed port exists");
+        self.ids.remove(&port.id);
+        self.open.remove(&index);
+        port
+    }
+
+    fn port(&mut self, index: u32) -> &mut Port<F> {
+        self.ports
+            .get_mut(&index)
+            .expect("operations and frontends name ports that exist")
+    }
+}
+
+/// What is left to write for one new set.
+pub(super) struct DraftOps<F: Family> {
+    pub(super) backends: Option<FamilyOp<F>>,
+    pub(super) set: Option<FamilyOp<F>>,
+    pub(super) switch: FamilyOp<F>,
+    /// Another set is live until the switch.
+    pub(super) replaces: bool,
+}
+
+impl<F: Family> Port<F> {
+    fn new(id: ServicePortId) -> Self {
+        Self {
+            id,
+            frontends: BTreeSet::new(),
+            generation: 0,
+            live: None,
+            draft: None,
+            referrers: 0,
+            removing: false,
+        }
+    }
+
+    /// What the port will be when all is written.
+    fn newest(&self) -> Option<&Lease<F>> {
+        self.draft
+            .as_ref()
+            .map(|draft| &draft.lease)
+            .or(self.live.as_ref())
+    }
+}
+
+impl<F: Family> Lease<F> {
+    fn descriptor(&self, service: u32) -> Set {
+        Set {
+            backends: self.backends.first,
+            total: self.arrangement.backends.len() as u16,
+            local: self.arrangement.local,
+            cluster_from: self.arrangement.cluster_from,
+            flags: self.arrangement.flags,
+            local_table: self.local.first,
+            local_rows: self.local.rows,
+            cluster_table: self.cluster.first,
+            cluster_rows: self.cluster.rows,
+            affinity_timeout: self.arrangement.affinity_timeout,
+            service,
+        }
+    }
+}
+
+fn is_vip<F: Family>(address: &F::Addr) -> bool {
+    *address != F::Addr::default()
+}
+
+fn full<F: Family>(map: [&'static str; 2], wanted: u32) -> Unplaced {
+    Unplaced::Full {
+        map: map[F::INDEX],
+        wanted,
+    }
+}

@@ -1,0 +1,372 @@
+//! What a Service port and the node's facts look like in the maps, places left out: pure functions.
+//!
+//! *Invariants*: the backends of a set are ordered `[local only | local and cluster | cluster only]`, each
+//! part canonically; the table of the Cluster scope is built over the canonical order that all nodes
+//! agree on and only then expressed in positions of this node's order, so any two nodes lead one hash to
+//! the same backend.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use lb_common::{
+    abi::{
+        Address, Backend, Device, DeviceKind, Family, Frontend, FrontendKey, Node, Set, Source, SourceClass,
+        V4, V6,
+    },
+    maglev::{self, Preference},
+};
+
+use super::settings::PlanSettings;
+use crate::model::{DeviceFacts, NodeFacts, ServicePort};
+
+/// A Service port's policies and backends: all of its set but the places.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Arrangement<A> {
+    pub(super) backends: Arc<[Backend<A>]>,
+    pub(super) local: u16,
+    pub(super) cluster_from: u16,
+    pub(super) flags: u16,
+    pub(super) affinity_timeout: u32,
+}
+
+/// More backends than a position can name.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct TooManyBackends(pub(super) usize);
+
+impl<A: Copy + Ord + AsRef<[u8]>> Arrangement<A> {
+    /// Arranges the backends of a Service port; `hosts` are the addresses of all nodes.
+    pub(super) fn new<F: Family<Addr = A>>(
+        port: &ServicePort,
+        hosts: &BTreeSet<A>,
+    ) -> Result<Self, TooManyBackends> {
+        let mut parts: [Vec<Backend<A>>; 3] = Default::default();
+        for endpoint in &port.backends {
+            let Some(address) = F::from_ip(endpoint.address) else {
+                continue;
+            };
+            let part = match (endpoint.in_local, endpoint.in_cluster) {
+                (true, false) => 0,
+                (true, true) => 1,
+                (false, true) => 2,
+                (false, false) => continue,
+            };
+            let mut flags = 0;
+            if endpoint.on_this_node {
+                flags |= Backend::<A>::LOCAL;
+            }
+            if hosts.contains(&address) {
+                flags |= Backend::<A>::HOST;
+            }
+            parts[part].push(Backend {
+                address,
+                port: endpoint.port,
+                flags,
+            });
+        }
+        let [local_only, both, cluster_only] = parts.each_mut().map(|part| {
+            part.sort_unstable();
+            part.len()
+        });
+        let total = local_only + both + cluster_only;
+        // One position is left to mark a free row.
+        if total >= usize::from(u16::MAX) {
+            return Err(TooManyBackends(total));
+        }
+        let flag = |set, flag| if set { flag } else { 0 };
+        Ok(Self {
+            backends: parts.concat().into(),
+            local: (local_only + both) as u16,
+            cluster_from: local_only as u16,
+            flags: flag(port.internal_local, Set::INTERNAL_LOCAL)
+                | flag(port.external_local, Set::EXTERNAL_LOCAL)
+                | flag(port.endpoints_exist, Set::ENDPOINTS_EXIST)
+                | flag(port.affinity.is_some(), Set::AFFINITY),
+            affinity_timeout: port.affinity.unwrap_or(0),
+        })
+    }
+
+    /// The table of the Local scope.
+    pub(super) fn local_rows(&self, seed: u32) -> Arc<[u16]> {
+        self.rows(seed, 0..self.local)
+    }
+
+    /// The table of the Cluster scope.
+    pub(super) fn cluster_rows(&self, seed: u32) -> Arc<[u16]> {
+        self.rows(seed, self.cluster_from..self.backends.len() as u16)
+    }
+
+    fn rows(&self, seed: u32, scope: std::ops::Range<u16>) -> Arc<[u16]> {
+        let mut canonical: Vec<u16> = scope.collect();
+        let backend = |position: &u16| &self.backends[usize::from(*position)];
+        canonical.sort_unstable_by_key(|position| (backend(position).address, backend(position).port));
+        let size = maglev::size_for(canonical.len() as u32);
+        let mut preferences: Vec<_> = canonical
+            .iter()
+            .map(backend)
+            .map(|backend| Preference::new(seed, backend.address.as_ref(), backend.port, size))
+            .collect();
+        let mut rows = vec![0; size as usize];
+        maglev::fill(&mut preferences, &mut rows);
+        rows.iter().map(|turn| canonical[usize::from(*turn)]).collect()
+    }
+}
+
+/// The frontends of a Service port, the address of a NodePort left out (all zero).
+pub(super) fn frontends<F: Family>(
+    port: &ServicePort,
+    service: u32,
+) -> impl Iterator<Item = (FrontendKey<F::Addr>, Frontend)> + '_ {
+    port.frontends.iter().filter_map(move |frontend| {
+        let address = match frontend.address {
+            Some(address) => F::from_ip(address)?,
+            None => F::Addr::default(),
+        };
+        let key = FrontendKey {
+            address,
+            port: frontend.port,
+            protocol: port.id.protocol as u8,
+            reserved: 0,
+        };
+        Some((
+            key,
+            Frontend {
+                service,
+                kind: frontend.kind as u8,
+                reserved: [0; 3],
+            },
+        ))
+    })
+}
+
+/// What the node's facts and the other nodes' addresses say about one family.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub(super) struct Surroundings<F: Family> {
+    pub(super) own: BTreeSet<F::Addr>,
+    pub(super) node_ports: BTreeSet<F::Addr>,
+    pub(super) other_nodes: BTreeSet<F::Addr>,
+    pub(super) pods: BTreeSet<(F::Addr, u8)>,
+}
+
+impl<F: Family> Surroundings<F> {
+    pub(super) fn new(facts: &NodeFacts, other_nodes: &[std::net::IpAddr]) -> Self {
+        let family = |all: &[std::net::IpAddr]| all.iter().filter_map(|ip| F::from_ip(*ip)).collect();
+        Self {
+            own: family(&facts.own),
+            node_ports: family(&facts.node_ports),
+            other_nodes: family(other_nodes),
+            pods: facts
+                .pods
+                .iter()
+                .filter_map(|(ip, length)| Some((F::from_ip(*ip)?, *length)))
+                .collect(),
+        }
+    }
+
+    /// The addresses of all nodes.
+    pub(super) fn hosts(&self) -> BTreeSet<F::Addr> {
+        self.own.union(&self.other_nodes).copied().collect()
+    }
+
+    /// What an address is, apart from being a Service's.
+    pub(super) fn flags(&self, address: &F::Addr) -> u32 {
+        let flag = |set: &BTreeSet<F::Addr>, flag| if set.contains(address) { flag } else { 0 };
+        flag(&self.own, Address::OWN)
+            | flag(&self.node_ports, Address::NODE_PORTS)
+            | flag(&self.other_nodes, Address::OTHER_NODE)
+    }
+
+    /// All addresses that are something.
+    pub(super) fn addresses(&self) -> BTreeSet<F::Addr> {
+        [&self.own, &self.node_ports, &self.other_nodes]
+            .into_iter()
+            .flatten()
+            .copied()
+            .collect()
+    }
+
+    /// Who a source address belongs to. An own address inside a pod prefix is the node's.
+    pub(super) fn sources(&self) -> std::collections::BTreeMap<(F::Addr, u8), Source> {
+        let pods = self.pods.iter().map(|prefix| {
+            (
+                *prefix,
+                Source {
+                    class: SourceClass::Pod as u32,
+                },
+            )
+        });
+        let own = self.own.iter().map(|address| {
+            (
+                (*address, (F::ADDR_LEN * 8) as u8),
+                Source {
+                    class: SourceClass::Node as u32,
+                },
+            )
+        });
+        pods.chain(own).collect()
+    }
+}
+
+/// The node-wide settings.
+pub(super) fn node(facts: &NodeFacts, settings: &PlanSettings) -> Node {
+    let index_of = |kind| {
+        facts
+            .devices
+            .iter()
+            .find(|(_, d)| d.kind == kind)
+            .map_or(0, |(index, _)| *index)
+    };
+    Node {
+        lb0: index_of(DeviceKind::Host),
+        loopback: index_of(DeviceKind::Loopback),
+        snat_first: *settings.snat_ports.start(),
+        snat_last: *settings.snat_ports.end(),
+        seed: settings.seed,
+        embryo_mask: settings.capacities.embryos.saturating_sub(1),
+        flags: if settings.masquerade_all {
+            Node::MASQUERADE_ALL
+        } else {
+            0
+        },
+    }
+}
+
+/// A device.
+pub(super) fn device(facts: &DeviceFacts) -> Device {
+    Device {
+        kind: facts.kind as u8,
+        reserved: 0,
+        mac: facts.mac,
+        bridge_mac: facts.bridge_mac,
+        reserved2: 0,
+        mtu: facts.mtu,
+        snat4: facts
+            .snat4
+            .and_then(|ip| V4::from_ip(ip.into()))
+            .unwrap_or_default(),
+        snat6: facts
+            .snat6
+            .and_then(|ip| V6::from_ip(ip.into()))
+            .unwrap_or_default(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use lb_common::abi::{Addr4, Protocol};
+
+    use super::*;
+    use crate::model::{BackendEndpoint, ServicePortId};
+
+    /// `(last octet, on this node, in Local, in Cluster)`
+    fn port(backends: &[(u8, bool, bool, bool)]) -> ServicePort {
+        ServicePort {
+            id: ServicePortId {
+                namespace: "shop".into(),
+                name: "web".into(),
+                port_name: String::new(),
+                protocol: Protocol::Tcp,
+                ipv6: false,
+            },
+            frontends: vec![],
+            internal_local: false,
+            external_local: true,
+            endpoints_exist: true,
+            affinity: None,
+            backends: backends
+                .iter()
+                .map(|(octet, on_this_node, in_local, in_cluster)| BackendEndpoint {
+                    address: [10, 1, 0, *octet].into(),
+                    port: 80,
+                    on_this_node: *on_this_node,
+                    in_local: *in_local,
+                    in_cluster: *in_cluster,
+                })
+                .collect(),
+            serving: vec![],
+        }
+    }
+
+    fn arrange(backends: &[(u8, bool, bool, bool)]) -> Arrangement<Addr4> {
+        Arrangement::new::<V4>(
+            &port(backends),
+            &BTreeSet::from([[10, 1, 0, 9].into()].map(|ip: std::net::Ipv4Addr| ip.into())),
+        )
+        .unwrap()
+    }
+
+    #[test]
+    fn scopes_are_the_two_ends_of_one_list() {
+        let set = arrange(&[
+            (1, false, false, true),
+            (2, true, true, true),
+            (3, true, true, false),
+            (4, true, false, false),
+            (9, false, false, true),
+        ]);
+        let octets: Vec<_> = set
+            .backends
+            .iter()
+            .map(|b| (b.address.bytes[3], b.flags))
+            .collect();
+        assert_eq!(octets, [(3, 1), (2, 1), (1, 0), (9, 2)]);
+        assert_eq!((set.local, set.cluster_from), (2, 1));
+        assert_eq!(set.flags, Set::EXTERNAL_LOCAL | Set::ENDPOINTS_EXIST);
+    }
+
+    #[test]
+    fn an_empty_scope_has_no_rows_and_a_single_backend_has_one() {
+        let set = arrange(&[(1, false, false, true)]);
+        assert_eq!(set.local_rows(1).len(), 0);
+        assert_eq!(*set.cluster_rows(1), [0]);
+        let set = arrange(&[(1, true, true, false), (2, false, false, true)]);
+        assert_eq!(
+            (&*set.local_rows(1), &*set.cluster_rows(1)),
+            (&[0u16][..], &[1u16][..])
+        );
+    }
+
+    #[test]
+    fn any_two_nodes_lead_one_hash_to_the_same_backend() {
+        let here = arrange(&[
+            (1, true, true, true),
+            (2, false, false, true),
+            (3, true, true, true),
+            (4, false, false, true),
+        ]);
+        let there = arrange(&[
+            (1, false, false, true),
+            (2, true, true, true),
+            (3, false, false, true),
+            (4, true, true, true),
+        ]);
+        assert_ne!(
+            here.cluster_rows(7),
+            there.cluster_rows(7),
+            "the positions differ"
+        );
+        let chosen = |set: &Arrangement<Addr4>| -> Vec<_> {
+            set.cluster_rows(7)
+                .iter()
+                .map(|row| set.backends[usize::from(*row)].address)
+                .collect()
+        };
+        assert_eq!(chosen(&here), chosen(&there));
+    }
+
+    #[test]
+    fn an_own_address_inside_a_pod_prefix_is_the_nodes() {
+        let facts = NodeFacts {
+            own: vec![[10, 1, 0, 1].into()],
+            pods: vec![([10, 1, 0, 0].into(), 24), ([10, 1, 0, 1].into(), 32)],
+            ..Default::default()
+        };
+        let sources = Surroundings::<V4>::new(&facts, &[]).sources();
+        let classes: Vec<_> = sources
+            .iter()
+            .map(|((_, length), source)| (*length, source.class))
+            .collect();
+        assert_eq!(
+            classes,
+            [(24, SourceClass::Pod as u32), (32, SourceClass::Node as u32)]
+        );
+    }
+}

@@ -1,0 +1,73 @@
+//! What a plan depends on besides the cluster and the node: settings of the agent.
+
+use std::{ops::RangeInclusive, time::Duration};
+
+use lb_common::abi::capacity;
+
+/// Settings of a plan.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct PlanSettings {
+    /// Seed of tables and flow hash: the same on all nodes of a cluster.
+    pub seed: u32,
+    /// Ports reserved for SNAT.
+    pub snat_ports: RangeInclusive<u16>,
+    /// Masquerade all ClusterIP traffic.
+    pub masquerade_all: bool,
+    /// How long an address is still recognised after its last frontend has gone, for the sake of
+    /// established flows.
+    pub linger: Duration,
+    /// How much the maps hold.
+    pub capacities: Capacities,
+}
+
+/// Elements that the maps hold (per family, where a map exists once per family).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Capacities {
+    /// Map `devices`.
+    pub devices: u32,
+    /// Maps `addresses`.
+    pub addresses: u32,
+    /// Maps `sources`.
+    pub sources: u32,
+    /// Maps `frontends`.
+    pub frontends: u32,
+    /// Maps `services`.
+    pub services: u32,
+    /// Maps `sets`.
+    pub sets: u32,
+    /// Maps `backends`.
+    pub backends: u32,
+    /// Map `maglev`.
+    pub maglev: u32,
+    /// Maps `embryos`; a power of two.
+    pub embryos: u32,
+}
+
+impl Default for Capacities {
+    fn default() -> Self {
+        Self {
+            devices: capacity::DEVICES,
+            addresses: capacity::ADDRESSES,
+            sources: capacity::SOURCES,
+            frontends: capacity::FRONTENDS,
+            services: capacity::SERVICES,
+            sets: capacity::SETS,
+            backends: capacity::BACKENDS,
+            maglev: capacity::MAGLEV,
+            embryos: capacity::EMBRYOS,
+        }
+    }
+}
+
+impl Default for PlanSettings {
+    fn default() -> Self {
+        Self {
+            seed: 0,
+            snat_ports: 61_000..=65_535,
+            masquerade_all: false,
+            // As long as an idle TCP flow is remembered.
+            linger: Duration::from_secs(2 * 3600),
+            capacities: Capacities::default(),
+        }
+    }
+}

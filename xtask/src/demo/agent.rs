@@ -1,0 +1,155 @@
+//! One agent of the demo: how it is started, asked and stopped.
+//!
+//! It is the real program with its real command line; nothing here knows its code.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use lb_lab::{Child, Lab, NodeSpec, wait_for};
+
+use super::cluster::output;
+
+/// Where Services have their ClusterIPs.
+pub(super) const SERVICE_CIDRS: [&str; 2] = ["172.30.0.0/16", "fd00:172:30::/112"];
+const BPFFS: &str = "/sys/fs/bpf";
+const GRACE: Duration = Duration::from_secs(10);
+
+/// It runs until the lab ends.
+pub(super) struct Agent {
+    node: String,
+    instance: String,
+    program: PathBuf,
+    run_dir: PathBuf,
+    child: Arc<Child>,
+}
+
+impl Agent {
+    /// Starts it on a node.
+    pub(super) fn start(lab: &Lab, program: &Path, node: &NodeSpec, manifests: &Path) -> Result<Self> {
+        let node = node.name.clone();
+        let instance = format!("{}{node}", lab.prefix());
+        let run_dir = lab.folder().join(format!("{node}-run"));
+        let words = [
+            "run",
+            "--source",
+            "dir",
+            "--manifests",
+            &manifests.to_string_lossy(),
+            "--node-name",
+            &node,
+            "--bpffs",
+            BPFFS,
+            "--instance",
+            &instance,
+            "--run-dir",
+            &run_dir.to_string_lossy(),
+            "--service-cidr",
+            SERVICE_CIDRS[0],
+            "--service-cidr",
+            SERVICE_CIDRS[1],
+        ]
+        .map(str::to_owned);
+        let argv: Vec<_> = std::iter::once(program.to_string_lossy().into_owned())
+            .chain(words)
+            .collect();
+        let child = lab.spawn(&node, &argv, &[])?;
+        Ok(Self {
+            node,
+            instance,
+            program: program.to_owned(),
+            run_dir,
+            child,
+        })
+    }
+
+    pub(super) fn node(&self) -> &str {
+        &self.node
+    }
+
+    pub(super) fn child(&self) -> &Arc<Child> {
+        &self.child
+    }
+
+    /// Where it pins its maps and links.
+    pub(super) fn pins(&self) -> PathBuf {
+        Path::new(BPFFS).join(&self.instance)
+    }
+}
+
+/// What is read of `lb-agent status -o json`.
+#[derive(Debug, serde::Deserialize)]
+struct Status {
+    generation: Generation,
+}
+
+/// How far the maps have followed the manifests.
+#[derive(Debug, serde::Deserialize)]
+struct Generation {
+    received: u64,
+    live: u64,
+}
+
+impl Agent {
+    /// Where a map is pinned.
+    pub(super) fn map(&self, name: &str) -> PathBuf {
+        // The folder of the map layout's version is the only one besides `links` and `filters`.
+        let version = std::fs::read_dir(self.pins()).into_iter().flatten().flatten();
+        let version = version
+            .map(|entry| entry.path())
+            .find(|path| path.join(name).exists());
+        version.unwrap_or_else(|| self.pins().join("v1")).join(name)
+    }
+
+    /// The command that shows its status.
+    pub(super) fn status_command(&self, program: &Path) -> String {
+        format!(
+            "{} status --run-dir {}",
+            program.display(),
+            self.run_dir.display()
+        )
+    }
+
+    /// The newest generation that is completely live; none while it starts, or while it writes.
+    pub(super) fn live(&self) -> Option<u64> {
+        let mut command = Command::new(&self.program);
+        command
+            .args(["status", "-o", "json", "--run-dir"])
+            .arg(&self.run_dir);
+        let status: Status = serde_json::from_str(&output(&mut command).ok()?).ok()?;
+        let Generation { received, live } = status.generation;
+        (received == live).then_some(live)
+    }
+
+    /// Waits until this generation or a newer one is live.
+    pub(super) fn wait_until_live(&self, generation: u64, limit: Duration) -> Result<()> {
+        let what = format!("the agent of {} to serve the manifests", self.node);
+        let reached = || self.live().is_some_and(|live| live >= generation);
+        wait_for(limit, &what, || reached() || !self.child.is_running())?;
+        if !reached() {
+            bail!(
+                "the agent of {} ended; it printed:\n{}",
+                self.node,
+                self.child.tail(20)
+            );
+        }
+        Ok(())
+    }
+
+    /// Asks it to end.
+    pub(super) fn stop(&self) -> Result<()> {
+        self.child
+            .stop(GRACE)
+            .with_context(|| format!("the agent of {} does not end", self.node))
+    }
+
+    /// Removes what it leaves in the kernel on purpose.
+    pub(super) fn detach(&self, lab: &Lab) -> Result<()> {
+        let program = self.program.to_string_lossy();
+        let node = lab.at(&self.node)?;
+        node.output(&[&program, "detach", "--bpffs", BPFFS, "--instance", &self.instance])?;
+        Ok(())
+    }
+}

@@ -1,0 +1,170 @@
+//! The show: phase by phase something changes, everybody connects, and what came of it is judged and printed,
+//! while downloads go on.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use lb_lab::{Family, Options, Shares};
+
+use super::cluster::Cluster;
+use super::download::{self, Running};
+use super::expected::{Answer, Expected, Nobody, Phase, Row};
+use super::judge::{self, Addresses};
+use super::table::{Finding, Line, Table};
+use crate::child::say;
+use crate::report::{Check, Report};
+
+/// How long an answer may take: longer than a lost first packet costs (TCP tries again after a second).
+const ANSWER: Duration = Duration::from_secs(4);
+/// How long nothing must be heard to be called silence.
+const SILENCE: Duration = Duration::from_millis(500);
+
+/// Plays all phases. `print` gets what people read.
+pub(super) fn play(
+    cluster: &mut Cluster,
+    expected: &Expected,
+    report: &mut Report,
+    print: &mut dyn FnMut(String),
+) -> Result<()> {
+    let addresses: BTreeMap<_, _> = Family::BOTH
+        .map(|family| (family, Addresses::of(cluster.lab.topology(), family)))
+        .into();
+    let mut downloads: Vec<Running<'_>> = Vec::new();
+    for phase in &expected.phases {
+        if let Some(change) = &phase.change {
+            // The first phase is the quiet one; what lasts must be under way before anything changes.
+            if downloads.is_empty() {
+                downloads = download::start(cluster, expected, report)?;
+            }
+            cluster
+                .change(change)
+                .with_context(|| format!("phase {}", phase.name))?;
+        }
+        say(format!(
+            "{} ({} addresses and clients)",
+            phase.title,
+            phase.checks.len()
+        ));
+        let lines = look(cluster, expected, phase, &addresses)?;
+        let table = Table {
+            lines: &lines,
+            addresses: &addresses,
+        };
+        print(format!("\n{}\n\n{table}", phase.title));
+        lines.iter().for_each(|line| note(report, phase, line));
+        for download in &downloads {
+            print(download.look(phase, report));
+        }
+    }
+    for download in downloads {
+        print(download.finish(report));
+    }
+    Ok(())
+}
+
+/// Adds a line's findings to the report.
+fn note(report: &mut Report, phase: &Phase, line: &Line<'_>) {
+    for Finding {
+        family, judgement, ..
+    } in &line.findings
+    {
+        let family = match family {
+            Family::V4 => "v4",
+            Family::V6 => "v6",
+        };
+        report.check(Check {
+            id: format!("{}/{}/{family}", phase.name, line.row.id),
+            expected: judgement.expected.clone(),
+            seen: judgement.seen.clone(),
+            ok: judgement.ok,
+        });
+    }
+}
+
+/// Makes all connections of a phase: clients at the same time, each its own ones one after the other.
+fn look<'a>(
+    cluster: &Cluster,
+    expected: &'a Expected,
+    phase: &'a Phase,
+    addresses: &BTreeMap<Family, Addresses>,
+) -> Result<Vec<Line<'a>>> {
+    let mut by_client: BTreeMap<&str, Vec<(usize, &Row)>> = BTreeMap::new();
+    for (position, row) in phase.checks.iter().enumerate() {
+        by_client.entry(&row.from).or_default().push((position, row));
+    }
+    let results = std::thread::scope(|scope| {
+        let clients: Vec<_> = by_client
+            .into_values()
+            .map(|rows| scope.spawn(move || visit(cluster, expected, rows, addresses)))
+            .collect();
+        let results = clients
+            .into_iter()
+            .map(|client| client.join().expect("connecting does not panic"));
+        results.collect::<Result<Vec<_>>>()
+    })?;
+    let mut lines: Vec<_> = results.into_iter().flatten().collect();
+    lines.sort_by_key(|(position, _)| *position);
+    Ok(lines.into_iter().map(|(_, line)| line).collect())
+}
+
+/// Makes the connections of one client.
+fn visit<'a>(
+    cluster: &Cluster,
+    expected: &'a Expected,
+    mut rows: Vec<(usize, &'a Row)>,
+    addresses: &BTreeMap<Family, Addresses>,
+) -> Result<Vec<(usize, Line<'a>)>> {
+    // The way of a client outside is switched as seldom as possible.
+    rows.sort_by_key(|(position, row)| (&row.via, *position));
+    let mut way: Option<&str> = None;
+    let visit_one = |(position, row): (usize, &'a Row)| {
+        if let Some(via) = row.via.as_deref()
+            && way != Some(via)
+        {
+            cluster.lab.steer(&row.from, via)?;
+            way = Some(via);
+        }
+        let address = expected.address(&row.to);
+        let find = |family| -> Result<Finding> {
+            let shares = connect(cluster, row, address.proto, address.of(family))
+                .with_context(|| format!("{} from {}", row.to, row.from))?;
+            let judgement = judge::judge(&row.answer, &row.from, &shares, &addresses[&family]);
+            Ok(Finding {
+                family,
+                shares,
+                judgement,
+            })
+        };
+        let findings = Family::BOTH.into_iter().map(find).collect::<Result<_>>()?;
+        Ok((
+            position,
+            Line {
+                row,
+                address,
+                findings,
+            },
+        ))
+    };
+    rows.into_iter().map(visit_one).collect()
+}
+
+fn connect(
+    cluster: &Cluster,
+    row: &Row,
+    proto: lb_lab::Proto,
+    address: std::net::SocketAddr,
+) -> Result<Shares> {
+    let timeout = if row.answer == Answer::Nobody(Nobody::Silent) {
+        SILENCE
+    } else {
+        ANSWER
+    };
+    let place = cluster.lab.at(&row.from)?;
+    place.probe_with(
+        proto,
+        address,
+        judge::attempts(&row.answer),
+        &Options::within(timeout),
+    )
+}
