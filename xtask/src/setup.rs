@@ -91,9 +91,9 @@ pub(crate) fn toolchain(workspace: &Workspace) -> Result<EbpfToolchain> {
     Ok(EbpfToolchain { compiler, machine })
 }
 
-/// The parts of the compilers that only `check` needs.
-pub(crate) fn lints(workspace: &Workspace, toolchain: &EbpfToolchain) -> Result<()> {
-    let machine = &toolchain.machine;
+/// The parts of the host's Rust that only `check` needs.
+pub(crate) fn lints(workspace: &Workspace) -> Result<()> {
+    let machine = Machine::from_env()?;
     // Rustup's proxies are on the PATH whether or not there is anything behind them: look beside cargo.
     let bin = std::env::var_os("CARGO").and_then(|cargo| Some(Path::new(&cargo).parent()?.to_owned()));
     for (program, component) in [("cargo-fmt", "rustfmt"), ("cargo-clippy", "clippy")] {
@@ -106,6 +106,11 @@ pub(crate) fn lints(workspace: &Workspace, toolchain: &EbpfToolchain) -> Result<
         say(format!("adding rustup's component {component}"));
         child::run(child::command(rustup, workspace).args(["component", "add", component]))?;
     }
+    Ok(())
+}
+
+/// The part of the compiler for BPF that only `check` needs; Debian's comes with its packages.
+pub(crate) fn ebpf_lints(toolchain: &EbpfToolchain) -> Result<()> {
     if let Compiler::Nightly { name, bin } = &toolchain.compiler {
         ensure!(
             bin.join("cargo-clippy").exists(),
