@@ -90,31 +90,33 @@ pub fn before<'a, F: Net, T: Tables<F>>(
         forget(tables, &scratch.parsed.tuple, flow);
     }
     // One after the other rather than one inside the other: their frames share one small stack.
-    let mut outcome = plan(tables, arrival, scratch, address);
+    let outcome = plan(tables, arrival, scratch, address);
     if outcome.kind() != Kind::Forwarded {
         return Before::Leave(outcome);
     }
-    if scratch.hairpin != 0 {
+    let installed = install(tables, scratch);
+    if installed != Outcome::ForwardedNew {
+        return Before::Leave(installed);
+    }
+    let from_pod = matches!(arrival.kind, DeviceKind::Pod | DeviceKind::BridgePort);
+    if from_pod && scratch.hairpin != 0 {
+        // Second, since it begins with the source port that the first has found.
         let turned = turn(tables, arrival, scratch);
         let installed = if turned == Outcome::ForwardedNew {
             install(tables, scratch)
         } else {
             turned
         };
-        if installed != Outcome::ForwardedNew {
-            return Before::Leave(installed);
+        if installed == Outcome::ForwardedNew {
+            displace(tables, scratch, !scratch.hash); // never the first one's slot
         }
         turn_back(scratch);
+        if installed != Outcome::ForwardedNew {
+            forget(tables, &scratch.key, &scratch.flow);
+            return Before::Leave(installed);
+        }
     }
-    let installed = install(tables, scratch);
-    if installed != Outcome::ForwardedNew {
-        return Before::Leave(installed);
-    }
-    if outcome == Outcome::ForwardedNew {
-        displace(tables, scratch);
-    } else {
-        outcome = Outcome::ForwardedMidstream;
-    }
+    displace(tables, scratch, scratch.hash);
     Before::Translate(&scratch.flow, outcome)
 }
 
@@ -331,7 +333,8 @@ fn plan<F: Net, T: Tables<F>>(
     scratch.flow.created = tick;
     scratch.flow.device = 0;
     scratch.flow.twin_device = 0;
-    scratch.flow.state = if first { State::New } else { State::Established } as u8;
+    // Also in the middle of a connection: anybody can send that, an answer proves it.
+    scratch.flow.state = State::New as u8;
     scratch.flow.action = actions(Action::Stack, Action::Stack);
     scratch.flow.flags = 0;
     let here = backend.flags & Backend::<F::Addr>::LOCAL != 0;
@@ -406,21 +409,20 @@ fn around<F: Net, T: Tables<F>>(
 /// this node's address behind the routing decision, so that the stack sees one tuple in both directions.
 #[inline(never)]
 fn turn<F: Net, T: Tables<F>>(tables: &T, arrival: &Arrival, scratch: &mut Scratch<F::Addr>) -> Outcome {
-    let (Some(device), Some(node)) = (tables.device(arrival.device), tables.node()) else {
+    scratch.first_key = scratch.key;
+    scratch.first_flow = scratch.flow;
+    let Some(device) = tables.device(arrival.device) else {
         return Outcome::DroppedNoRoute;
     };
     let source = F::snat(device);
     if source == F::Addr::default() {
         return Outcome::DroppedNoRoute;
     }
-    // Equal ports would make the stack's tuple its own reverse: behind the routing decision the two
-    // directions could not be told apart.
-    if scratch.flow.to.source_port == scratch.flow.to.destination_port {
-        scratch.flow.to.source_port = port(node, scratch.hash, 0);
-    }
-    scratch.first_key = scratch.key;
-    scratch.first_flow = scratch.flow;
     scratch.key = scratch.flow.to;
+    // Left by an earlier flow: its first translation is gone, else this one would have another port.
+    if let Some(old) = tables.flow(&scratch.key) {
+        forget(tables, &scratch.key, old);
+    }
     scratch.flow.to.source = source;
     scratch.flow.to.phase = Phase::Before as u8;
     scratch.new_port = 1;
@@ -455,20 +457,25 @@ fn install<F: Net, T: Tables<F>>(tables: &T, scratch: &mut Scratch<F::Addr>) -> 
         scratch.flow.to.source_port = port(node, scratch.hash, 0);
     }
     set_twin(scratch);
-    let mut created = tables.create(&scratch.twin_key, &scratch.twin);
-    if created == Created::Exists {
-        created = match claim(tables, scratch) {
-            Claim::Same => Created::Yes,
-            Claim::Freed => tables.create(&scratch.twin_key, &scratch.twin),
-            Claim::Foreign => Created::Exists,
-        };
+    let mut created = Created::Exists;
+    if !symmetric(scratch) {
+        created = tables.create(&scratch.twin_key, &scratch.twin);
+        if created == Created::Exists {
+            created = match claim(tables, scratch) {
+                Claim::Same => Created::Yes,
+                Claim::Freed => tables.create(&scratch.twin_key, &scratch.twin),
+                Claim::Foreign => Created::Exists,
+            };
+        }
     }
     // Another flow owns the tuple: another source port makes a tuple that none owns.
     let mut n = 1;
     while created == Created::Exists && n < PORT_TRIES {
         scratch.flow.to.source_port = port(node, scratch.hash, n);
         scratch.twin_key.destination_port = scratch.flow.to.source_port;
-        created = tables.create(&scratch.twin_key, &scratch.twin);
+        if !symmetric(scratch) {
+            created = tables.create(&scratch.twin_key, &scratch.twin);
+        }
         n += 1;
     }
     match created {
@@ -494,6 +501,13 @@ fn install<F: Net, T: Tables<F>>(tables: &T, scratch: &mut Scratch<F::Addr>) -> 
             None => Outcome::DroppedFlowsFull,
         },
     }
+}
+
+/// Equal ports would make the tuple of a flow to its own client its own reverse: behind the routing decision the
+/// two directions could not be told apart.
+#[inline(always)]
+fn symmetric<A>(scratch: &Scratch<A>) -> bool {
+    scratch.hairpin != 0 && scratch.flow.to.source_port == scratch.flow.to.destination_port
 }
 
 /// Who owns a reverse tuple that is taken.
@@ -522,11 +536,11 @@ fn claim<F: Net, T: Tables<F>>(tables: &T, scratch: &Scratch<F::Addr>) -> Claim 
     }
 }
 
-/// Takes a slot among the flows that nobody has confirmed yet; who had it before is forgotten if it is still
-/// unconfirmed. So a flood of first packets displaces first packets, and never an established flow.
+/// Takes the slot of `hash` among the flows that nobody has confirmed yet; who had it before is forgotten if it
+/// is still unconfirmed. So a flood of first packets displaces first packets, and never an established flow.
 #[inline(never)]
-fn displace<F: Net, T: Tables<F>>(tables: &T, scratch: &mut Scratch<F::Addr>) {
-    tables.displace(scratch.hash, &scratch.key, &mut scratch.twin_key);
+fn displace<F: Net, T: Tables<F>>(tables: &T, scratch: &mut Scratch<F::Addr>, hash: u32) {
+    tables.displace(hash, &scratch.key, &mut scratch.twin_key);
     if scratch.twin_key == scratch.key {
         return;
     }
@@ -536,3 +550,6 @@ fn displace<F: Net, T: Tables<F>>(tables: &T, scratch: &mut Scratch<F::Addr>) {
         forget(tables, &scratch.twin_key, old);
     }
 }
+
+#[cfg(test)]
+mod tests;

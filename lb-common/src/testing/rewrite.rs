@@ -58,6 +58,23 @@ pub fn translate<F: Net>(
     Some(out)
 }
 
+/// Takes one off the time to live; `false` if that was the last.
+#[must_use]
+pub fn age<F: Net>(frame: &mut [u8]) -> bool {
+    let Some(ttl @ 2..) = frame.get(F::TTL).copied() else {
+        return false;
+    };
+    frame[F::TTL] = ttl - 1;
+    if let Some(field) = F::CHECKSUM {
+        // The time to live is the first byte of its word.
+        let word = |ttl: u8| u16::from_ne_bytes([ttl, 0]).into();
+        let by = Sum::default().minus(word(ttl)).plus(word(ttl - 1)).difference();
+        let old = u16::from_ne_bytes([frame[field], frame[field + 1]]);
+        frame[field..field + 2].copy_from_slice(&apply(old, by).to_ne_bytes());
+    }
+    true
+}
+
 fn checksum(old: u16, by: Differences, zero_is_none: bool, way: Way) -> u16 {
     let step = |old: u16, by: u32, pseudo: bool| match (old, way) {
         (0, _) if zero_is_none => 0,
