@@ -110,7 +110,7 @@ pub(crate) fn command(workspace: &Workspace, args: &DemoArgs) -> Result<ExitCode
     };
     show::play(&mut cluster, &expected, &mut report, &mut print)?;
     if *keep {
-        let tour = tour::text(&cluster, &program)?;
+        let tour = tour::text(&cluster)?;
         if *json {
             eprintln!("{tour}");
         } else {
