@@ -87,6 +87,9 @@ struct Status {
     generation: u64,
     generation_live: u64,
     devices: BTreeMap<String, Value>,
+    problems: Vec<Value>,
+    failures: Vec<Value>,
+    failed_writes: Vec<Value>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -125,13 +128,30 @@ impl Agent {
         ]
     }
 
-    /// The newest generation that is completely live; none while it starts, or while it writes.
-    pub(super) fn live(&self) -> Option<u64> {
+    fn status(&self) -> Result<Status> {
         let mut command = self.status_command();
         command.args(["--output", "json"]);
-        let status: Status = serde_json::from_str(&output(&mut command).ok()?).ok()?;
+        let text = output(&mut command)?;
+        serde_json::from_str(&text).with_context(|| format!("the agent of {} says {text}", self.node))
+    }
+
+    /// The newest generation that is completely live; none while it starts, or while it writes.
+    pub(super) fn live(&self) -> Option<u64> {
+        let status = self.status().ok()?;
         let complete = status.source.synced && !status.devices.is_empty();
         (complete && status.generation == status.generation_live).then_some(status.generation_live)
+    }
+
+    /// What it cannot serve or could not write, by its own account.
+    pub(super) fn complaints(&self) -> Result<Vec<String>> {
+        let Status {
+            problems,
+            failures,
+            failed_writes,
+            ..
+        } = self.status()?;
+        let all = problems.iter().chain(&failures).chain(&failed_writes);
+        Ok(all.map(Value::to_string).collect())
     }
 
     /// Waits until this generation or a newer one is live.

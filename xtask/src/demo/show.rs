@@ -60,6 +60,20 @@ pub(super) fn play(
     for download in downloads {
         print(download.finish(report));
     }
+    for agent in &cluster.agents {
+        let complaints = agent.complaints()?;
+        let seen = if complaints.is_empty() {
+            "nothing".to_owned()
+        } else {
+            complaints.join(", ")
+        };
+        report.check(Check {
+            id: format!("agents/{}-complains-of", agent.node()),
+            expected: "nothing".into(),
+            ok: complaints.is_empty(),
+            seen,
+        });
+    }
     Ok(())
 }
 
