@@ -10,7 +10,7 @@ use lb_common::{
 use crate::{
     before,
     maps::Maps,
-    outcome::{TC_OK, TC_SHOT, conclude},
+    outcome::{TC_NEXT, TC_SHOT, conclude},
     packet::{Packet, Tc},
     rewrite::translate_tc,
     tables::{Kernel, workspace},
@@ -33,7 +33,7 @@ fn end(packet: &Tc, hook: Hook, outcome: Outcome) -> i32 {
     if matches!(outcome.kind(), Kind::Dropped) {
         TC_SHOT
     } else {
-        TC_OK
+        TC_NEXT
     }
 }
 

@@ -11,7 +11,7 @@ use lb_common::{
 
 use crate::{
     maps::{Maps, Workspace},
-    outcome::{TC_OK, TC_SHOT, conclude},
+    outcome::{TC_NEXT, TC_SHOT, conclude},
     packet::{Packet, Tc, Xdp},
     refuse::refuse,
     rewrite::{age, translate, translate_tc},
@@ -40,7 +40,7 @@ fn leave(packet: &Tc, hook: Hook, outcome: Outcome) -> i32 {
     };
     conclude(packet, hook, outcome, packet.length());
     if matches!(outcome.kind(), Kind::Passed) {
-        TC_OK
+        TC_NEXT
     } else {
         TC_SHOT
     }
@@ -136,9 +136,9 @@ fn forward<F: Maps>(packet: &Tc, flow: &Flow<F::Addr>, outcome: Outcome, how: &S
         return (Outcome::DroppedRewrite, TC_SHOT);
     }
     let verdict = match how.action {
-        Action::Stack => TC_OK,
+        Action::Stack => TC_NEXT,
         Action::Neighbour => send::neighbour(how.to),
-        Action::Receive if how.to == how.device && !from_here => TC_OK,
+        Action::Receive if how.to == how.device && !from_here => TC_NEXT,
         Action::Receive => send::receive(packet, how.to),
     };
     (outcome, verdict)

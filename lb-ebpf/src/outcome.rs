@@ -5,8 +5,9 @@ use lb_common::abi::{Hook, Outcome};
 
 use crate::{maps, packet::Packet};
 
-/// TC verdict: the packet goes on.
-pub(crate) const TC_OK: i32 = 0;
+/// TC verdict: the packet goes on, through other programs of the device first (`TCX_NEXT`; for clsact
+/// `TC_ACT_UNSPEC`, which means the same).
+pub(crate) const TC_NEXT: i32 = -1;
 /// TC verdict: the packet ends here.
 pub(crate) const TC_SHOT: i32 = 2;
 

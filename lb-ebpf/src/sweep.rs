@@ -16,7 +16,7 @@ use lb_common::{
 
 use crate::{
     maps::Maps,
-    outcome::TC_OK,
+    outcome::TC_NEXT,
     packet::{Packet, Tc},
     tables::tick,
 };
@@ -36,7 +36,7 @@ pub(crate) fn run(ctx: &TcContext) -> i32 {
     let six = walk::<V6>();
     let packet = Tc::new(ctx);
     packet.store(ETHERNET, [four.entries, four.removed, six.entries, six.removed]);
-    TC_OK
+    TC_NEXT
 }
 
 #[inline(always)]

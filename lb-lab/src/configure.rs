@@ -9,7 +9,7 @@ use crate::{
     cleanup, links, netfilter,
     netns::{Netns, ip_batch},
     place::Place,
-    podnet,
+    podnet, ready,
     topology::{AddressPlan, FABRIC, Netfilter, Topology},
 };
 
@@ -71,6 +71,21 @@ pub(crate) fn build(topology: &Topology, prefix: &str) -> Result<BTreeMap<String
         run(&pod.name, &[], &podnet::pod(topology, node, pod))?;
     }
     offloads(topology, &places)?;
+    for (name, place) in &places {
+        // A bridge without ports never gets a carrier.
+        let no_pods = topology
+            .nodes
+            .iter()
+            .any(|n| &n.name == name && n.pods.is_empty());
+        let idle = if no_pods {
+            "cni0"
+        } else if topology.nodes.is_empty() {
+            "br0"
+        } else {
+            ""
+        };
+        ready::wait(place.netns(), idle)?;
+    }
     Ok(places)
 }
 

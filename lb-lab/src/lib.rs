@@ -30,6 +30,7 @@ mod pattern;
 mod place;
 mod podnet;
 mod process;
+mod ready;
 mod server;
 mod shares;
 mod stream;

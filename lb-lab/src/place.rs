@@ -15,6 +15,7 @@ use crate::{
     client::{self, Options, Outcome},
     links,
     netns::{Netns, ip_batch},
+    ready,
     server::Server,
     shares::Shares,
     stream::Stream,
@@ -129,10 +130,9 @@ impl Place {
     /// Gives `device` one more address, usable at once. (The place's own addresses stay what they were.)
     pub fn add_address(&self, ip: IpAddr, device: &str) -> Result<()> {
         let nodad = links::nodad(Family::of(ip));
-        ip_batch(
-            &["-n", self.netns.name()],
-            &format!("addr add {} dev {device}{nodad}", Cidr::host(ip)),
-        )
+        let command = format!("addr add {} dev {device}{nodad}", Cidr::host(ip));
+        ip_batch(&["-n", self.netns.name()], &command)?;
+        ready::wait_for_address(&self.netns, ip)
     }
 
     /// Takes an address of [`Place::add_address`] back.

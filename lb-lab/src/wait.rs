@@ -25,7 +25,7 @@ pub fn wait_for(limit: Duration, what: &str, mut condition: impl FnMut() -> bool
 }
 
 /// Says loudly that a test is left out: on stderr, and in the file named by `LB_SKIP_FILE`, which the test
-/// command counts.
+/// command counts. A reason that starts with `test_name: ` is attributed to that test.
 pub fn skip(reason: &str) {
     eprintln!("SKIPPED: {reason}");
     let Some(path) = std::env::var_os("LB_SKIP_FILE") else {
@@ -37,12 +37,12 @@ pub fn skip(reason: &str) {
     }
 }
 
-/// Whether a lab can be built here; if not, the test `name` is skipped loudly. Use as
-/// `if !require_root("name") { return }`.
-pub fn require_root(name: &str) -> bool {
+/// Whether a lab can be built here; if not, the test function `test` is skipped loudly, by that name. Use as
+/// `if !require_root("test") { return }`.
+pub fn require_root(test: &str) -> bool {
     let root = nix::unistd::geteuid().is_root();
     if !root {
-        skip(&format!("{name}: needs root, for network namespaces"));
+        skip(&format!("{test}: needs root, for network namespaces"));
     }
     root
 }

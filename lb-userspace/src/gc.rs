@@ -3,14 +3,15 @@
 //! The program gets a frame and writes into it, behind the link header, four words in the machine's order: entries
 //! and removed entries of `flows4`, then of `flows6`.
 
-use std::{sync::Arc, time::Duration};
+use std::{fmt::Display, sync::Arc, time::Duration};
 
 use tokio::{sync::watch, time::MissedTickBehavior};
 
-use crate::load::Sweeper;
-
 /// How often expired flows are removed.
 pub const INTERVAL: Duration = Duration::from_secs(1);
+
+/// Length of the frame that the program is run on.
+pub const FRAME: usize = 64;
 
 /// Where the program writes.
 const WORDS_AT: usize = lb_common::net::ETHERNET;
@@ -30,7 +31,7 @@ pub struct Swept {
 
 impl Swept {
     /// Takes one run's findings in.
-    fn add(&mut self, frame: &[u8; 64]) {
+    fn add(&mut self, frame: &[u8; FRAME]) {
         let word = |position: usize| {
             let at = WORDS_AT + 4 * position;
             u32::from_ne_bytes(frame[at..at + 4].try_into().expect("four bytes inside the frame"))
@@ -44,10 +45,13 @@ impl Swept {
     }
 }
 
-/// Sweeps every `interval` until nobody listens any more.
-pub fn run(sweeper: Sweeper, interval: Duration) -> watch::Receiver<Swept> {
+/// Sweeps every `interval` until nobody listens any more. `sweep` runs the program once, on the frame it is given.
+pub fn run<E: Display + Send + 'static>(
+    sweep: impl Fn(&mut [u8; FRAME]) -> Result<(), E> + Send + Sync + 'static,
+    interval: Duration,
+) -> watch::Receiver<Swept> {
     let (sender, receiver) = watch::channel(Swept::default());
-    let sweeper = Arc::new(sweeper);
+    let sweep = Arc::new(sweep);
     tokio::spawn(async move {
         let mut ticks = tokio::time::interval(interval);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -56,11 +60,11 @@ pub fn run(sweeper: Sweeper, interval: Duration) -> watch::Receiver<Swept> {
                 _ = ticks.tick() => {}
                 () = sender.closed() => return,
             }
-            let program = Arc::clone(&sweeper);
+            let sweep = Arc::clone(&sweep);
             // A full table takes tens of milliseconds.
             let swept = tokio::task::spawn_blocking(move || {
-                let mut frame = [0; 64];
-                program.run(&mut frame).map(|_| frame)
+                let mut frame = [0; FRAME];
+                sweep(&mut frame).map(|()| frame)
             });
             match swept.await {
                 Ok(Ok(frame)) => sender.send_modify(|swept| swept.add(&frame)),
@@ -82,7 +86,7 @@ mod tests {
     #[test]
     fn counts_are_read_where_the_program_writes_them() {
         let frame = |words: [u32; 4]| {
-            let mut frame = [0; 64];
+            let mut frame = [0; FRAME];
             for (position, word) in words.into_iter().enumerate() {
                 frame[14 + 4 * position..][..4].copy_from_slice(&word.to_ne_bytes());
             }

@@ -7,7 +7,6 @@ use std::{future::Future, time::Duration};
 use common::{
     apiserver::{ApiServer, NONE_FOUND},
     relay::Relay,
-    skip,
 };
 use k8s_openapi::api::{
     core::v1::{Namespace, Node, Service},
@@ -141,7 +140,8 @@ fn endpoints(address: &str) -> serde_json::Value {
 /// Runs a test with a server of its own that has a namespace, a Node, and the Service `web` with one slice.
 fn with_server<F: Future<Output = ()>>(gates: &str, test: impl FnOnce(ApiServer, Client) -> F) {
     let Some(server) = ApiServer::start(gates) else {
-        return skip(NONE_FOUND);
+        let test = std::thread::current().name().unwrap_or("a test").to_owned();
+        return lb_lab::skip(&format!("{test}: {NONE_FOUND}"));
     };
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)

@@ -48,3 +48,6 @@ pub const fn apply(old: u16, difference: u32) -> u16 {
     let sum = (!old) as u64 + difference as u64;
     !fold(((sum & 0xffff_ffff) + (sum >> 32)) as u32)
 }
+
+#[cfg(test)]
+mod tests;

@@ -91,3 +91,6 @@ const fn multiply(a: u32, mut b: u32) -> u32 {
     }
     product
 }
+
+#[cfg(test)]
+mod tests;

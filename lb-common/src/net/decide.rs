@@ -88,3 +88,6 @@ pub const fn choose(kind: FrontendKind, client: Client, set: &Set) -> Choice {
         Choice::Refuse(Outcome::RejectedNoEndpoints)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -82,3 +82,6 @@ pub(super) fn port_word<A>(tuple: &Tuple<A>) -> u32 {
     let [d0, d1] = tuple.destination_port.to_be_bytes();
     u32::from_ne_bytes([s0, s1, d0, d1])
 }
+
+#[cfg(test)]
+mod tests;

@@ -45,3 +45,6 @@ const fn finish(mut hash: u32) -> u32 {
     hash = hash.wrapping_mul(0xc2b2_ae35);
     hash ^ (hash >> 16)
 }
+
+#[cfg(test)]
+mod tests;

@@ -203,3 +203,6 @@ fn transport<C: Cursor, A: Default>(cursor: &C, protocol: u8, offset: usize) -> 
         flags,
     })
 }
+
+#[cfg(test)]
+mod tests;

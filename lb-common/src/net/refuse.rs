@@ -267,3 +267,6 @@ impl Segment {
 }
 
 const _: () = assert!(ETHERNET + <V6 as Net>::HEADER + ICMP_HEADER + <V6 as Refuse>::QUOTE <= FRAME);
+
+#[cfg(test)]
+mod tests;

@@ -92,3 +92,6 @@ pub const fn lifetime(protocol: u8, state: State) -> u32 {
         State::Closed => 30,
     }
 }
+
+#[cfg(test)]
+mod tests;

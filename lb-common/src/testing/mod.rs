@@ -1,9 +1,12 @@
 //! What tests of the data path share: packets built and checked from scratch, and tables to try them on.
 //!
 //! [`packet`] builds frames, [`checksum`] verifies them without [`crate::net`], [`dump`] shows how two of
-//! them differ, [`pcap`] keeps them for other tools.
+//! them differ, [`pcap`] keeps them for other tools. [`tables`] and [`rewrite`] stand in for the kernel.
 
+mod arena;
 pub mod checksum;
 pub mod dump;
 pub mod packet;
 pub mod pcap;
+pub mod rewrite;
+pub mod tables;

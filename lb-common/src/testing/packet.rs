@@ -67,6 +67,8 @@ pub enum Transport {
         seq: u32,
         /// Acknowledgement number.
         ack: u32,
+        /// Window.
+        window: u16,
         /// Options, filled up with zeros to a multiple of four bytes.
         options: Vec<u8>,
     },
@@ -146,6 +148,7 @@ pub fn tcp(source: impl Endpoint, destination: impl Endpoint) -> Packet {
         flags: 0,
         seq: 0,
         ack: 0,
+        window: 0xffff,
         options: vec![],
     };
     packet(source, destination, transport)
@@ -276,6 +279,15 @@ impl Packet {
         if let Transport::Tcp { ack, flags, .. } = &mut self.transport {
             *ack = wanted;
             *flags |= flag::ACK;
+        }
+        self
+    }
+
+    /// TCP window.
+    #[must_use]
+    pub fn window(mut self, wanted: u16) -> Self {
+        if let Transport::Tcp { window, .. } = &mut self.transport {
+            *window = wanted;
         }
         self
     }
@@ -452,13 +464,16 @@ impl Packet {
                 flags,
                 seq,
                 ack,
+                window,
                 options,
             } => {
                 let options = padded(options);
                 bytes.extend(seq.to_be_bytes());
                 bytes.extend(ack.to_be_bytes());
                 let offset = ((20 + options.len()) / 4) as u8;
-                bytes.extend([offset << 4, *flags, 0xff, 0xff, 0, 0, 0, 0]);
+                bytes.extend([offset << 4, *flags]);
+                bytes.extend(window.to_be_bytes());
+                bytes.extend([0; 4]);
                 bytes.extend(options);
                 bytes.extend(&self.payload);
                 self.seal(bytes, 16)

@@ -121,7 +121,8 @@ fn capabilities(status: &str) -> Result<(), ProbeError> {
 }
 
 fn file_system(path: &Path) -> Result<(), ProbeError> {
-    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    // The calling thread's: what counts is where it will pin.
+    let mounts = fs::read_to_string("/proc/thread-self/mountinfo").unwrap_or_default();
     if is_below(&mounts, "bpf", path) {
         return Ok(());
     }
@@ -144,7 +145,7 @@ fn file_system(path: &Path) -> Result<(), ProbeError> {
     .map_err(error)
 }
 
-/// Whether `path` is on a file system of type `kind`, by the text of `/proc/self/mountinfo`: what is mounted
+/// Whether `path` is on a file system of type `kind`, by the text of `mountinfo`: what is mounted
 /// last at the longest matching point counts.
 fn is_below(mounts: &str, kind: &str, path: &Path) -> bool {
     let mut longest = (0, false);

@@ -385,4 +385,6 @@ fn endpoint_port_matches(endpoint: &super::EndpointPort, port: &Port) -> bool {
 }
 
 #[cfg(test)]
+mod properties;
+#[cfg(test)]
 mod tests;

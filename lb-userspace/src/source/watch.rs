@@ -212,7 +212,12 @@ impl<K: Object> Follower<K> {
                 Ok(Some(Ok(WatchEvent::Error(status)))) => {
                     return Ok(self.end_of(&kube::Error::Api(status)));
                 }
-                // One unreadable line. The next may be fine, and asking again would bring the same one.
+                // One unreadable line. The next may be fine, and asking again would bring the same one. kube
+                // takes any JSON for a Status if it is no event: one without a code is none.
+                Ok(Some(Err(kube::Error::Api(status)))) if status.code == 0 => {
+                    self.tell(Notice::Malformed(None, "an event is not of its kind".into()))
+                        .await?;
+                }
                 Ok(Some(Err(kube::Error::SerdeError(error)))) => {
                     self.tell(Notice::Malformed(None, error.to_string())).await?;
                 }

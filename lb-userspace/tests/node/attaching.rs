@@ -1,12 +1,20 @@
 //! Loading, attaching, restarting and detaching, with the embedded object.
 
-use std::{path::Path, time::Duration};
+use std::{
+    path::Path,
+    process::{Command, Stdio},
+    time::Duration,
+};
 
 use aya::programs::{SchedClassifier, TcAttachType, links::FdLink, links::PinnedLink};
 use lb_common::abi::{DeviceKind, names};
 use lb_userspace::{
     gc,
     load::{self, Attachments, Capacities, Direction, Options, Target, TcAttach, detach, probe},
+};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
 };
 use tokio::time::timeout;
 
@@ -159,6 +167,67 @@ fn devices_get_their_programs_and_keep_them_across_restarts_as_root() {
     });
 }
 
+/// Packets sent, and answers received, of a `ping` that was told to stop.
+fn sent_and_received(summary: &str) -> (u32, u32) {
+    let line = summary
+        .lines()
+        .find(|line| line.contains("packets transmitted"))
+        .unwrap();
+    let mut numbers = line
+        .split(", ")
+        .map(|part| part.split(' ').next().unwrap().parse().unwrap());
+    (numbers.next().unwrap(), numbers.next().unwrap())
+}
+
+#[test]
+fn no_packet_is_lost_in_a_restart_as_root() {
+    let Some(ns) = Scratch::with_object("no_packet_is_lost_in_a_restart_as_root") else {
+        return;
+    };
+    let Some(other) = Scratch::new("its other end") else {
+        return;
+    };
+    ns.ip(&format!(
+        "link add up0 type veth peer name up0 netns {}",
+        other.name()
+    ));
+    for (end, address) in [(&ns, "192.168.0.5/24"), (&other, "192.168.0.6/24")] {
+        end.ip(&format!("address add {address} dev up0"));
+        end.ip("link set up0 up");
+    }
+    let all = [target(&ns, "up0", DeviceKind::Uplink)];
+    for tc_attach in [TcAttach::Tcx, TcAttach::Clsact] {
+        ns.run(async || {
+            let mut old = start(ns.options(tc_attach));
+            sync(&mut old, &all);
+            let ping = Command::new("ip")
+                .args([
+                    "netns",
+                    "exec",
+                    other.name(),
+                    "ping",
+                    "-w",
+                    "60",
+                    "-q",
+                    "-i",
+                    "0.002",
+                    "192.168.0.5",
+                ])
+                .stdout(Stdio::piped())
+                .spawn()
+                .unwrap();
+            let mut new = start(ns.options(tc_attach));
+            drop(old);
+            sync(&mut new, &all);
+            kill(Pid::from_raw(ping.id().cast_signed()), Signal::SIGINT).unwrap();
+            let output = ping.wait_with_output().unwrap();
+            let summary = String::from_utf8(output.stdout).unwrap();
+            let (sent, received) = sent_and_received(&summary);
+            assert!(sent > 20 && sent - received <= 1, "{tc_attach}: {summary}");
+        });
+    }
+}
+
 #[test]
 fn dead_link_of_a_device_with_the_same_index_is_replaced_as_root() {
     let Some(ns) = namespace("dead_link_of_a_device_with_the_same_index_is_replaced_as_root") else {
@@ -212,12 +281,11 @@ fn filters_are_replaced_in_place_and_removed_as_root() {
         return;
     };
     let filters = |name: &str| {
-        std::process::Command::new("tc")
+        Command::new("tc")
             .args(["-n", name, "filter", "show", "dev", "up0", "ingress"])
             .output()
     };
-    let name = ns.directory().file_name().unwrap().to_str().unwrap().to_owned();
-    let shown = || String::from_utf8(filters(&name).unwrap().stdout).unwrap();
+    let shown = || String::from_utf8(filters(ns.name()).unwrap().stdout).unwrap();
     let count = || shown().matches("handle 0x1b").count();
     let all = [target(&ns, "up0", DeviceKind::Uplink)];
     ns.run(async || {
@@ -309,7 +377,8 @@ fn expired_flows_are_swept_as_root() {
     };
     ns.run(async || {
         let mut loaded = load::load(ns.options(TcAttach::Auto)).unwrap();
-        let mut swept = gc::run(loaded.sweeper().unwrap(), Duration::from_millis(10));
+        let sweeper = loaded.sweeper().unwrap();
+        let mut swept = gc::run(move |frame| sweeper.run(frame), Duration::from_millis(10));
         let runs = timeout(Duration::from_secs(10), swept.wait_for(|swept| swept.runs >= 3)).await;
         let swept = *runs.expect("three runs within ten seconds").unwrap();
         assert_eq!(
@@ -324,4 +393,36 @@ fn expired_flows_are_swept_as_root() {
             0
         );
     });
+}
+
+#[test]
+fn missing_file_system_is_mounted_as_root() {
+    use nix::{
+        mount::{MsFlags, mount},
+        sched::{CloneFlags, unshare},
+    };
+    if !lb_lab::require_root("missing_file_system_is_mounted_as_root") {
+        return;
+    }
+    // In a thread that sees mounts of its own.
+    let path = std::env::temp_dir().join(format!("nd-bpffs-{}", std::process::id()));
+    let inside = || {
+        unshare(CloneFlags::CLONE_FS | CloneFlags::CLONE_NEWNS).unwrap();
+        mount(
+            None::<&str>,
+            "/",
+            None::<&str>,
+            MsFlags::MS_REC | MsFlags::MS_PRIVATE,
+            None::<&str>,
+        )
+        .unwrap();
+        probe::check(&path, TcAttach::Auto).unwrap();
+        let mounts = || std::fs::read_to_string("/proc/thread-self/mountinfo").unwrap();
+        let mounted = || mounts().matches(path.to_str().unwrap()).count();
+        assert_eq!(mounted(), 1);
+        probe::check(&path, TcAttach::Auto).unwrap();
+        assert_eq!(mounted(), 1, "once is enough");
+    };
+    std::thread::scope(|scope| scope.spawn(inside).join()).unwrap();
+    std::fs::remove_dir(&path).unwrap();
 }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use lb_common::abi::DeviceKind;
+use lb_lab::{Lab, PodNetwork, Topology};
 use lb_userspace::{
     model::NodeFacts,
     node::{Hints, watch},
@@ -184,4 +185,74 @@ fn burst_that_overflows_the_socket_loses_nothing_as_root() {
         })
         .await;
     });
+}
+
+#[test]
+fn pod_networks_of_the_lab_are_understood_as_root() {
+    if !lb_lab::require_root("pod_networks_of_the_lab_are_understood_as_root") {
+        return;
+    }
+    for (network, pod, others) in [
+        (PodNetwork::Routed, DeviceKind::Pod, None),
+        (
+            PodNetwork::Tunnel,
+            DeviceKind::Pod,
+            Some(("vxlan0", DeviceKind::Tunnel)),
+        ),
+        (
+            PodNetwork::Bridge,
+            DeviceKind::BridgePort,
+            Some(("cni0", DeviceKind::Bridge)),
+        ),
+    ] {
+        let mut topology = Topology::cluster(2, 2);
+        topology.tag = "nd".into();
+        topology.network = network;
+        let lab = Lab::build(&topology).unwrap();
+        let node = lab.node("node1").unwrap();
+        let pod_cidrs: Vec<_> = node
+            .pod_cidr
+            .both()
+            .map(|range| format!("{}/{}", range.addr, range.len).parse().unwrap())
+            .into();
+        let node_addresses: Vec<std::net::IpAddr> = vec![node.addr.v4.into(), node.addr.v6.into()];
+        for known_addresses in [node_addresses.clone(), Vec::new()] {
+            let hints = Hints {
+                node_addresses: known_addresses,
+                pod_cidrs: pod_cidrs.clone(),
+                ..hints()
+            };
+            let facts = lab.at("node1").unwrap().netns().run(|| {
+                let runtime = tokio::runtime::Builder::new_current_thread()
+                    .enable_all()
+                    .build()?;
+                let (_sender, receiver) = tokio::sync::watch::channel(hints.clone());
+                Ok(runtime.block_on(watch(receiver))?.borrow().clone())
+            });
+            let facts = facts.unwrap();
+            assert_eq!(
+                kind(&facts, "eth0"),
+                Some(DeviceKind::Uplink),
+                "{network:?}: {facts:#?}"
+            );
+            for pod_spec in &node.pods {
+                assert_eq!(
+                    kind(&facts, &pod_spec.host_device),
+                    Some(pod),
+                    "{network:?}: {facts:#?}"
+                );
+            }
+            if let Some((name, expected)) = others {
+                assert_eq!(kind(&facts, name), Some(expected), "{network:?}: {facts:#?}");
+            }
+            assert_eq!(
+                facts.devices.len(),
+                4 + usize::from(others.is_some()),
+                "{network:?}: {facts:#?}"
+            );
+            assert_eq!(facts.node_ports, node_addresses, "{network:?}");
+            let ranges: Vec<_> = node.pod_cidr.both().map(|range| (range.addr, range.len)).into();
+            assert_eq!(facts.pods, ranges, "{network:?}");
+        }
+    }
 }

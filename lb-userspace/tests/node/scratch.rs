@@ -45,6 +45,11 @@ impl Scratch {
         Self::new(test)
     }
 
+    /// The namespace's name.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
     /// Runs `ip` inside, with these words.
     pub(crate) fn ip(&self, words: &str) -> String {
         let mut argv = vec!["ip", "-n", &self.name];

@@ -17,6 +17,8 @@ use crate::node::{Hints, Link, LinkKind, Prefix, Route, Snapshot};
 
 struct Classification<'a> {
     snapshot: &'a Snapshot,
+    /// Routes by device: a node may have many of both.
+    routes: BTreeMap<u32, Vec<&'a Route>>,
     hints: &'a Hints,
     /// `None`: decided to be none of our business.
     kinds: BTreeMap<u32, Option<DeviceKind>>,
@@ -24,8 +26,13 @@ struct Classification<'a> {
 
 /// The devices that matter, by interface index.
 pub(super) fn classify(snapshot: &Snapshot, hints: &Hints) -> BTreeMap<u32, DeviceKind> {
+    let mut routes: BTreeMap<u32, Vec<&Route>> = BTreeMap::new();
+    for route in &snapshot.routes {
+        routes.entry(route.device).or_default().push(route);
+    }
     let mut classification = Classification {
         snapshot,
+        routes,
         hints,
         kinds: BTreeMap::new(),
     };
@@ -196,11 +203,7 @@ impl Classification<'_> {
     }
 
     fn routes(&self, link: &Link) -> impl Iterator<Item = &Route> {
-        let index = link.index;
-        self.snapshot
-            .routes
-            .iter()
-            .filter(move |route| route.device == index)
+        self.routes.get(&link.index).into_iter().flatten().copied()
     }
 
     fn ports(&self, bridge: u32) -> impl Iterator<Item = &Link> {

@@ -97,7 +97,7 @@ fn is_owner() -> bool {
 
 #[test]
 fn root_a_signal_removes_the_lab() {
-    if is_owner() || !require_root("a signal removes the lab") {
+    if is_owner() || !require_root("root_a_signal_removes_the_lab") {
         return;
     }
     for signal in [Signal::SIGTERM, Signal::SIGINT] {
@@ -112,7 +112,7 @@ fn root_a_signal_removes_the_lab() {
 
 #[test]
 fn root_what_a_killed_process_left_can_be_removed() {
-    if is_owner() || !require_root("what a killed process left can be removed") {
+    if is_owner() || !require_root("root_what_a_killed_process_left_can_be_removed") {
         return;
     }
     let mut owner = Owner::start("root_what_a_killed_process_left_can_be_removed", "lblabkilled");
@@ -130,7 +130,7 @@ fn root_what_a_killed_process_left_can_be_removed() {
 
 #[test]
 fn root_a_kept_lab_outlives_its_process_until_it_is_removed() {
-    if is_owner() || !require_root("a kept lab outlives its process until it is removed") {
+    if is_owner() || !require_root("root_a_kept_lab_outlives_its_process_until_it_is_removed") {
         return;
     }
     let mut owner = Owner::start(

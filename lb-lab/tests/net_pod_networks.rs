@@ -14,7 +14,9 @@ const PORT: u16 = 8080;
 
 /// Everything within the cluster, and between clients and nodes, is reachable whatever the rules.
 fn check(network: PodNetwork, netfilter: Netfilter, bridge_nf_call: bool) {
-    if !require_root(&format!("{network:?} with {netfilter:?}")) {
+    // libtest names a test's thread after the test.
+    let test = std::thread::current().name().unwrap_or("?").to_owned();
+    if !require_root(&test) {
         return;
     }
     let topology = Topology::cluster(3, 2)
@@ -216,7 +218,7 @@ fn root_bridge_network_with_nftables_on_switched_frames() {
 
 #[test]
 fn root_nothing_remains_of_a_lab() {
-    if !require_root("nothing remains of a lab") {
+    if !require_root("root_nothing_remains_of_a_lab") {
         return;
     }
     let topology = Topology {
@@ -254,7 +256,7 @@ fn root_nothing_remains_of_a_lab() {
 
 #[test]
 fn root_a_panic_removes_the_lab_too() {
-    if !require_root("a panic removes the lab too") {
+    if !require_root("root_a_panic_removes_the_lab_too") {
         return;
     }
     let (send, receive) = std::sync::mpsc::channel();

@@ -29,7 +29,7 @@ fn pod(lab: &Lab, name: &str, family: Family) -> SocketAddr {
 
 #[test]
 fn root_fifty_megabytes_arrive_unchanged_in_every_network() {
-    if !require_root("fifty megabytes arrive unchanged in every network") {
+    if !require_root("root_fifty_megabytes_arrive_unchanged_in_every_network") {
         return;
     }
     let software = Offload {
@@ -61,7 +61,7 @@ fn root_fifty_megabytes_arrive_unchanged_in_every_network() {
 
 #[test]
 fn root_a_person_with_curl_is_answered() {
-    if !require_root("a person with curl is answered") {
+    if !require_root("root_a_person_with_curl_is_answered") {
         return;
     }
     let lab = lab(Topology::cluster(1, 1));
@@ -84,7 +84,7 @@ fn root_a_person_with_curl_is_answered() {
 
 #[test]
 fn root_refused_and_silent_are_told_apart() {
-    if !require_root("refused and silent are told apart") {
+    if !require_root("root_refused_and_silent_are_told_apart") {
         return;
     }
     let lab = lab(Topology::cluster(1, 1));
@@ -129,7 +129,7 @@ fn root_refused_and_silent_are_told_apart() {
 
 #[test]
 fn root_source_addresses_and_ports_can_be_chosen() {
-    if !require_root("source addresses and ports can be chosen") {
+    if !require_root("root_source_addresses_and_ports_can_be_chosen") {
         return;
     }
     let lab = lab(Topology::cluster(1, 1));
@@ -166,7 +166,7 @@ fn root_source_addresses_and_ports_can_be_chosen() {
 
 #[test]
 fn root_long_connections_report_their_end() {
-    if !require_root("long connections report their end") {
+    if !require_root("root_long_connections_report_their_end") {
         return;
     }
     let lab = lab(Topology::cluster(1, 2));
@@ -208,7 +208,7 @@ fn root_long_connections_report_their_end() {
 
 #[test]
 fn root_packets_can_be_sent_and_recorded() {
-    if !require_root("packets can be sent and recorded") {
+    if !require_root("root_packets_can_be_sent_and_recorded") {
         return;
     }
     let lab = lab(Topology::cluster(1, 1));
@@ -237,7 +237,7 @@ fn root_packets_can_be_sent_and_recorded() {
 
 #[test]
 fn root_processes_run_in_their_namespace_and_can_be_read() {
-    if !require_root("processes run in their namespace and can be read") {
+    if !require_root("root_processes_run_in_their_namespace_and_can_be_read") {
         return;
     }
     let lab = lab(Topology::cluster(1, 1));
@@ -263,7 +263,7 @@ fn root_processes_run_in_their_namespace_and_can_be_read() {
 
 #[test]
 fn root_a_client_is_steered_through_the_node_of_choice() {
-    if !require_root("a client is steered through the node of choice") {
+    if !require_root("root_a_client_is_steered_through_the_node_of_choice") {
         return;
     }
     let lab = lab(Topology::cluster(2, 1));

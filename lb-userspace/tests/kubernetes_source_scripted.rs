@@ -1,0 +1,152 @@
+//! The Kubernetes source against a scripted server: answers that a healthy API server does not give.
+
+use std::{collections::HashMap, time::Duration};
+
+use lb_userspace::{
+    model::{Change, Index, NodeIdentity, ObjectKey},
+    source::{Event, SourceStatus, kubernetes::spawn},
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+    sync::mpsc,
+};
+
+/// What the server answers to a request whose path contains all of these words: status and body.
+type Script = &'static [(&'static [&'static str], u16, &'static str)];
+
+/// Ends a streamed list.
+const END: &str = r#"{"type":"BOOKMARK","object":{"kind":"Node","apiVersion":"v1","metadata":{"resourceVersion":"9","annotations":{"k8s.io/initial-events-end":"true"}}}}"#;
+
+/// Starts the server; returns its URL. It ends with the runtime of the test.
+async fn serve(script: Script) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0")
+        .await
+        .expect("loopback has free ports");
+    let port = listener.local_addr().expect("it is bound").port();
+    tokio::spawn(async move {
+        while let Ok((connection, _)) = listener.accept().await {
+            tokio::spawn(answer(connection, script));
+        }
+    });
+    format!("http://127.0.0.1:{port}")
+}
+
+async fn answer(mut connection: TcpStream, script: Script) {
+    let mut request = Vec::new();
+    while !request.ends_with(b"\r\n\r\n") {
+        let Ok(byte) = connection.read_u8().await else {
+            return;
+        };
+        request.push(byte);
+    }
+    let request = String::from_utf8_lossy(&request).into_owned();
+    let path = request.split(' ').nth(1).unwrap_or_default();
+    let matching = script
+        .iter()
+        .find(|(words, ..)| words.iter().all(|word| path.contains(word)));
+    let (code, body) = matching.map_or((200, END), |(_, code, body)| (*code, *body));
+    let is_stream = path.contains("watch=true") && code == 200;
+    let length = if is_stream {
+        String::new()
+    } else {
+        format!("content-length: {}\r\n", body.len())
+    };
+    let head =
+        format!("HTTP/1.1 {code} X\r\ncontent-type: application/json\r\n{length}connection: close\r\n\r\n");
+    let _ = connection
+        .write_all((head + body + if is_stream { "\n" } else { "" }).as_bytes())
+        .await;
+    if is_stream {
+        // As a watch in which nothing happens.
+        let _ = connection.read_u8().await;
+    }
+}
+
+/// What was heard until the first lists were complete and `enough`.
+async fn hear(
+    script: Script,
+    enough: impl Fn(&Index, &SourceStatus) -> bool,
+) -> (Index, SourceStatus, HashMap<String, u32>) {
+    let url = serve(script).await.parse().expect("it is a URL");
+    let client = kube::Client::try_from(kube::Config::new(url)).expect("nothing is needed for plain HTTP");
+    let (sender, mut events) = mpsc::channel(16);
+    spawn(client, sender);
+    let mut index = Index::new(NodeIdentity {
+        name: "node-a".into(),
+    });
+    let (mut status, mut synced, mut applied) = (SourceStatus::default(), false, HashMap::new());
+    let listen = async {
+        while !(synced && enough(&index, &status)) {
+            match events.recv().await.expect("the source goes on for ever") {
+                Event::Change(change) => {
+                    if let Change::ServiceApplied(service) = &change {
+                        *applied.entry(service.key.name.clone()).or_default() += 1;
+                    }
+                    index.apply(change);
+                }
+                Event::Synced => synced = true,
+                Event::Status(news) => status = news,
+            }
+        }
+    };
+    let heard = tokio::time::timeout(Duration::from_secs(10), listen).await;
+    assert!(heard.is_ok(), "{index:#?} {status:#?}");
+    (index, status, applied)
+}
+
+fn is_served(index: &Index, name: &str) -> bool {
+    !index.desired_service(&ObjectKey::new("shop", name)).is_empty()
+}
+
+#[tokio::test]
+async fn a_malformed_object_is_named_and_counted_and_the_others_are_served() {
+    const SERVICES: &str = r#"{"type":"ADDED","object":{"kind":"Service","apiVersion":"v1","metadata":{"name":"bad","namespace":"shop","resourceVersion":"1"},"spec":{"ports":"eighty"}}}
+{"type":"ADDED","object":{"kind":"Service","apiVersion":"v1","metadata":7}}
+{"type":"ADDED","object":{"kind":"Service","apiVersion":"v1","metadata":{"name":"web","namespace":"shop","resourceVersion":"2"},"spec":{"clusterIP":"172.30.0.1","ports":[{"port":80}]}}}
+{"type":"BOOKMARK","object":{"kind":"Service","apiVersion":"v1","metadata":{"resourceVersion":"9","annotations":{"k8s.io/initial-events-end":"true"}}}}"#;
+    let (index, status, _) = hear(&[(&["/services", "sendInitialEvents"], 200, SERVICES)], |_, _| {
+        true
+    })
+    .await;
+    assert!(is_served(&index, "web"));
+    assert_eq!((status.malformed, status.errors), (2, 0));
+    let problems = index.problems();
+    assert_eq!(
+        (problems.len(), problems[0].object.as_str()),
+        (1, "Service shop/bad"),
+        "{problems:?}"
+    );
+}
+
+#[tokio::test]
+async fn a_list_in_pages_is_complete_only_with_its_last_page() {
+    const REFUSED: &str = r#"{"kind":"Status","apiVersion":"v1","status":"Failure","code":422,"reason":"Invalid","message":"sendInitialEvents is forbidden"}"#;
+    const SECOND: &str = r#"{"kind":"ServiceList","apiVersion":"v1","metadata":{"resourceVersion":"9"},"items":[{"metadata":{"name":"two","namespace":"shop"},"spec":{"clusterIP":"172.30.0.2","ports":[{"port":80}]}}]}"#;
+    const FIRST: &str = r#"{"kind":"ServiceList","apiVersion":"v1","metadata":{"resourceVersion":"9","continue":"more"},"items":[{"metadata":{"name":"one","namespace":"shop"},"spec":{"clusterIP":"172.30.0.1","ports":[{"port":80}]}}]}"#;
+    const QUIET: &str = "";
+    let (index, status, applied) = hear(
+        &[
+            (&["/services", "sendInitialEvents"], 422, REFUSED),
+            (&["/services", "continue=more"], 200, SECOND),
+            (&["/services", "watch=true"], 200, QUIET),
+            (&["/services"], 200, FIRST),
+        ],
+        |_, _| true,
+    )
+    .await;
+    assert!(is_served(&index, "one") && is_served(&index, "two"));
+    assert_eq!((status.errors, applied["one"], applied["two"]), (0, 1, 1));
+}
+
+#[tokio::test]
+async fn a_watch_that_ends_with_410_is_followed_by_a_new_list() {
+    const LIST: &str = r#"{"type":"ADDED","object":{"kind":"Service","apiVersion":"v1","metadata":{"name":"web","namespace":"shop","resourceVersion":"2"},"spec":{"clusterIP":"172.30.0.1","ports":[{"port":80}]}}}
+{"type":"BOOKMARK","object":{"kind":"Service","apiVersion":"v1","metadata":{"resourceVersion":"9","annotations":{"k8s.io/initial-events-end":"true"}}}}
+{"type":"ERROR","object":{"kind":"Status","apiVersion":"v1","status":"Failure","code":410,"reason":"Expired","message":"too old resource version"}}"#;
+    let script: Script = &[(&["/services", "sendInitialEvents"], 200, LIST)];
+    let (_, status, applied) = hear(script, |_, status| status.errors >= 2).await;
+    assert!(applied["web"] >= 2, "{applied:?}");
+    assert!(status.failures[0].message.contains("(410)"), "{status:?}");
+    assert_eq!(status.failures[0].what, "Services");
+}
