@@ -11,7 +11,8 @@ mod pace;
 mod write;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
     sync::{
         Arc,
         mpsc::{Receiver, RecvTimeoutError},
@@ -27,7 +28,7 @@ pub use write::write;
 use self::pace::Pace;
 use crate::{
     maps::{MapError, MapStore},
-    model::{DesiredState, NodeFacts, Problem},
+    model::{DesiredState, NodeFacts, Problem, ServicePort, ServicePortId},
     plan::{Counts, PlanSettings, Planner},
 };
 
@@ -38,9 +39,53 @@ const ROUNDS_AT_ONCE: usize = 8;
 #[derive(Clone, Debug)]
 pub enum Change {
     /// The cluster wants something else.
-    Desired(Arc<DesiredState>),
+    Desired(Update),
     /// The node has become another.
     Facts(Arc<NodeFacts>),
+}
+
+/// What the cluster wants else than before.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct Update {
+    /// Service ports that changed; `None`: gone.
+    pub services: BTreeMap<ServicePortId, Option<ServicePort>>,
+    /// Addresses of the other nodes, if they changed.
+    pub other_nodes: Option<Vec<IpAddr>>,
+    /// What cannot be served, if that changed.
+    pub problems: Option<Vec<Problem>>,
+}
+
+impl Update {
+    /// Adds what came later.
+    fn merge(&mut self, later: Self) {
+        let Self {
+            services,
+            other_nodes,
+            problems,
+        } = later;
+        self.services.extend(services);
+        self.other_nodes = other_nodes.or(self.other_nodes.take());
+        self.problems = problems.or(self.problems.take());
+    }
+}
+
+/// A complete state, for someone who has nothing yet.
+impl From<DesiredState> for Update {
+    fn from(state: DesiredState) -> Self {
+        let DesiredState {
+            services,
+            other_nodes,
+            problems,
+        } = state;
+        Self {
+            services: services
+                .into_iter()
+                .map(|port| (port.id.clone(), Some(port)))
+                .collect(),
+            other_nodes: Some(other_nodes),
+            problems: Some(problems),
+        }
+    }
 }
 
 /// How far the maps have followed.
@@ -52,6 +97,8 @@ pub struct Status {
     pub live: u64,
     /// How much is live.
     pub counts: Counts,
+    /// Interface indices of the devices that the data path knows.
+    pub devices: BTreeSet<u32>,
     /// What cannot be served, and why.
     pub problems: Vec<Problem>,
     /// The newest failure, while something is left to write because of it.
@@ -65,7 +112,7 @@ pub struct Reconciler {
     planner: Planner,
     store: MapStore,
     started: Instant,
-    desired: Option<Arc<DesiredState>>,
+    update: Option<Update>,
     facts: Option<Arc<NodeFacts>>,
     problems: Vec<Problem>,
     status: watch::Sender<Status>,
@@ -81,7 +128,7 @@ impl Reconciler {
             planner: Planner::new(settings),
             store,
             started,
-            desired: None,
+            update: None,
             facts: None,
             problems: Vec::new(),
             status: watch::Sender::default(),
@@ -97,9 +144,8 @@ impl Reconciler {
 
     /// Writes the first complete state, before any program is attached. Everything that can be written
     /// is, even if some write fails.
-    pub fn fill(&mut self, desired: Arc<DesiredState>, facts: Arc<NodeFacts>) {
-        self.take(Change::Facts(facts));
-        self.take(Change::Desired(desired));
+    pub fn fill(&mut self, first: impl IntoIterator<Item = Change>) {
+        first.into_iter().for_each(|change| self.take(change));
         self.round(Instant::now());
     }
 
@@ -132,7 +178,7 @@ impl Reconciler {
 
     fn take(&mut self, change: Change) {
         match change {
-            Change::Desired(desired) => self.desired = Some(desired),
+            Change::Desired(update) => self.update.get_or_insert_default().merge(update),
             Change::Facts(facts) => self.facts = Some(facts),
         }
         self.status.send_modify(|status| status.received += 1);
@@ -145,9 +191,24 @@ impl Reconciler {
         if let Some(facts) = self.facts.take() {
             self.planner.node_facts(&facts, time);
         }
-        if let Some(desired) = self.desired.take() {
-            self.planner.desired(&desired, time);
-            self.problems.clone_from(&desired.problems);
+        if let Some(Update {
+            services,
+            other_nodes,
+            problems,
+        }) = self.update.take()
+        {
+            if let Some(addresses) = other_nodes {
+                self.planner.other_nodes(&addresses, time);
+            }
+            self.problems = problems.unwrap_or(std::mem::take(&mut self.problems));
+            let (mut changed, mut removed) = (Vec::new(), Vec::new());
+            for (id, port) in services {
+                match port {
+                    Some(port) => changed.push(port),
+                    None => removed.push(id),
+                }
+            }
+            self.planner.update(changed, &removed, time);
         }
         let mut failure = None;
         for _ in 0..ROUNDS_AT_ONCE {
@@ -183,6 +244,7 @@ impl Reconciler {
 
     fn publish(&self, settled: bool, failure: Option<String>) {
         let counts = self.planner.counts();
+        let devices = self.planner.devices_written();
         let mut problems = self.planner.problems();
         problems.extend_from_slice(&self.problems);
         problems.sort_unstable();
@@ -197,6 +259,7 @@ impl Reconciler {
             status.problems = problems;
             status.last_error = failure;
             status.counts = counts;
+            status.devices = devices;
             if settled {
                 status.live = status.received;
                 info!(

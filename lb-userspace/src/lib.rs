@@ -4,7 +4,10 @@
 //! [`source`] → [`model`] → [`plan`] → [`maps`] → packets; [`node`] supplies what is known of this node,
 //! [`load`] puts programs and maps into the kernel, [`apply`] drives the writes, [`agent`] starts it all.
 
+pub mod agent;
 pub mod apply;
+pub mod cli;
+pub mod config;
 pub mod gc;
 pub mod kubernetes;
 pub mod load;

@@ -1,3 +1,26 @@
 // SPDX-License-Identifier: Apache-2.0
-//! `lb-agent`.
-fn main() {}
+//! `lb-agent`: parses the command line and starts the library.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use lb_userspace::cli::Cli;
+use tracing_subscriber::EnvFilter;
+
+#[tokio::main(worker_threads = 2)]
+async fn main() -> ExitCode {
+    let cli = Cli::parse();
+    // LB_LOG=debug, LB_LOG=lb_userspace::apply=trace ...
+    let filter = EnvFilter::try_from_env("LB_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .init();
+    match cli.execute().await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("lb-agent: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -47,10 +47,11 @@ fn desired(count: u8) -> Change {
     let services = (1..=count)
         .map(|octet| service(&format!("s{octet:03}"), octet))
         .collect();
-    Change::Desired(Arc::new(DesiredState {
+    let state = DesiredState {
         services,
         ..Default::default()
-    }))
+    };
+    Change::Desired(state.into())
 }
 
 /// Runs the reconciler, sends it the changes, and waits until `wanted` holds.
@@ -141,7 +142,7 @@ fn problems_of_the_model_are_passed_on() {
         problems: vec![problem.clone()],
         ..Default::default()
     };
-    let status = run(&fake, store, vec![Change::Desired(Arc::new(state))], |status| {
+    let status = run(&fake, store, vec![Change::Desired(state.into())], |status| {
         status.live == 1
     });
     assert_eq!(status.problems, [problem]);

@@ -149,6 +149,12 @@ impl Index {
             .collect()
     }
 
+    /// Prefixes of the pods of all nodes but this one: address and length in bits.
+    pub fn other_pod_prefixes(&self) -> impl Iterator<Item = (IpAddr, u8)> + '_ {
+        let others = self.nodes.values().filter(|node| node.name != self.identity.name);
+        others.flat_map(|node| node.pod_prefixes.iter().copied())
+    }
+
     /// This node's own object.
     #[must_use]
     pub fn this_node(&self) -> Option<&NodeObject> {

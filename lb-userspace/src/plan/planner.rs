@@ -95,11 +95,16 @@ impl Planner {
             .filter(|port| self.desired.get(&port.id) != Some(*port))
             .cloned()
             .collect();
-        if self.other_nodes != state.other_nodes {
-            self.other_nodes.clone_from(&state.other_nodes);
+        self.other_nodes(&state.other_nodes, now);
+        self.update(changed, &removed, now);
+    }
+
+    /// Takes the addresses of all other nodes.
+    pub fn other_nodes(&mut self, addresses: &[IpAddr], now: Duration) {
+        if self.other_nodes != addresses {
+            self.other_nodes = addresses.to_vec();
             self.surround(now);
         }
-        self.update(changed, &removed, now);
     }
 
     /// Takes the Service ports that changed, and the names of those that are gone.
@@ -202,6 +207,12 @@ impl Planner {
             },
         };
         self.unplaced.iter().map(problem).collect()
+    }
+
+    /// Interface indices of the devices that the data path knows.
+    #[must_use]
+    pub fn devices_written(&self) -> BTreeSet<u32> {
+        self.devices.written().keys().copied().collect()
     }
 
     /// How much is live.

@@ -1,0 +1,264 @@
+//! The agent: starts everything in order, and ends when it is told to.
+//!
+//! *Invariants*: the maps are complete before a program sees them; whatever was served by a process before
+//! is served without a gap, and goes on when this one ends.
+
+mod cluster;
+mod devices;
+pub mod lock;
+pub mod report;
+
+use std::{
+    io,
+    sync::{Arc, mpsc as blocking},
+    thread,
+    time::Duration,
+};
+
+use anyhow::{Context, Result, anyhow};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::{mpsc, oneshot, watch},
+    task::JoinSet,
+    time,
+};
+use tracing::{info, warn};
+
+use self::{
+    cluster::Cluster,
+    devices::{Devices, Equipment, Followed},
+    lock::Lock,
+    report::Sources,
+};
+use crate::{
+    apply::{Change, Reconciler},
+    config::{Config, SourceConfig},
+    gc,
+    load::{self, PinDirectory, probe},
+    maps,
+    model::NodeIdentity,
+    node::{
+        self, Hints, Prefix,
+        host::{self, Host},
+    },
+    plan::{Capacities, PlanSettings},
+    source,
+};
+
+/// Events under way from the source.
+const EVENTS: usize = 1024;
+
+/// How often the log says what the start is waiting for.
+const REMINDER: Duration = Duration::from_secs(10);
+
+/// Runs the agent until SIGTERM or SIGINT. Programs and maps stay where they are: traffic goes on.
+pub async fn run(config: Config) -> Result<()> {
+    let Config {
+        node_name,
+        source,
+        instance,
+        devices,
+        pod_devices,
+        service_cidrs,
+        nodeport_addresses,
+        snat_ports,
+        max_flows,
+        seed,
+        masquerade_all,
+        linger,
+        tc_attach,
+    } = config;
+    let mut stop = Stop::new()?;
+    let pins = PinDirectory::new(&instance.bpffs, &instance.name)?;
+    load::embedded()?;
+    probe::check(&instance.bpffs, tc_attach)?;
+    let _lock = Lock::take(&instance)?;
+    info!(node = node_name, instance = instance.name, "starting");
+
+    let mut tasks = JoinSet::new();
+    let (changes, for_reconciler) = blocking::channel();
+    let (cluster_sender, cluster) = watch::channel(Cluster::default());
+    let (events_sender, events) = mpsc::channel(EVENTS);
+    let source_name = match source {
+        SourceConfig::Kubernetes(options) => {
+            source::kubernetes::spawn(options.client().await?, events_sender);
+            "kubernetes".to_owned()
+        }
+        SourceConfig::Directory(folder) => {
+            let name = folder.display().to_string();
+            source::directory::spawn(folder, events_sender);
+            name
+        }
+    };
+    let identity = NodeIdentity {
+        name: node_name.clone(),
+    };
+    tasks.spawn(cluster::follow(identity, events, changes.clone(), cluster_sender));
+    if !stop.unless(synced(cluster.clone())).await? {
+        return Ok(());
+    }
+
+    let host = Host::ensure(host::Options {
+        service_cidrs,
+        snat_ports: snat_ports.clone(),
+    })
+    .await?;
+    let hints = Hints {
+        pod_devices,
+        devices,
+        nodeport_addresses,
+        ..Hints::default()
+    };
+    let (hints_sender, hints_receiver) = watch::channel(hints_from(&cluster.borrow(), &hints));
+    tasks.spawn(follow_hints(cluster.clone(), hints, hints_sender));
+    let facts = node::watch(hints_receiver).await?;
+
+    let capacities = load::Capacities::default().with_flows(max_flows);
+    let settings = PlanSettings {
+        seed,
+        snat_ports,
+        masquerade_all,
+        linger,
+        capacities: Capacities {
+            embryos: capacities.embryos(),
+            ..Capacities::default()
+        },
+    };
+    let mut loaded = load::load(load::Options {
+        pins,
+        capacities,
+        tc_attach,
+    })?;
+    info!(adopted = ?loaded.adopted(), "programs and maps are loaded");
+    let store = maps::bpf::open(|name| loaded.take_map(name))?;
+    let sweeper = loaded.sweeper()?;
+    let mut reconciler = Reconciler::new(settings, store);
+    let status = reconciler.status();
+
+    // The maps are filled before the first program sees them.
+    let first = Change::Facts(Arc::new(facts.borrow().clone()));
+    let reconciler = tokio::task::spawn_blocking(move || {
+        reconciler.fill([first].into_iter().chain(for_reconciler.try_iter()));
+        (reconciler, for_reconciler)
+    });
+    let (reconciler, for_reconciler) = reconciler.await.context("the first filling of the maps")?;
+    let (ended, reconciler_ended) = oneshot::channel::<()>();
+    thread::Builder::new().name("reconciler".into()).spawn(move || {
+        // Dropped at the end of the thread, also by a panic.
+        let _ended = ended;
+        reconciler.run(&for_reconciler);
+    })?;
+
+    let equipment = Equipment {
+        attachments: loaded.into_attachments()?,
+        host,
+    };
+    let followed = Followed {
+        facts,
+        status: status.clone(),
+        cluster: cluster.clone(),
+    };
+    let (devices_sender, devices) = watch::channel(Devices::default());
+    tasks.spawn(devices::follow(equipment, followed, changes, devices_sender));
+    let swept = gc::run(sweeper, gc::INTERVAL);
+    let sources = Sources {
+        instance,
+        node: node_name,
+        source: source_name,
+        cluster,
+        status,
+        devices,
+        swept,
+    };
+    tasks.spawn(report::write(sources));
+
+    tokio::select! {
+        () = stop.signalled() => {
+            info!("told to end; programs stay attached, and traffic goes on");
+            Ok(())
+        }
+        _ = reconciler_ended => Err(anyhow!("the reconciler has ended by itself: this is a bug")),
+        Some(ended) = tasks.join_next() => {
+            Err(anyhow!("a task of the agent has ended by itself: this is a bug").context(format!("{ended:?}")))
+        }
+    }
+}
+
+/// Waits until the source has told everything once.
+async fn synced(mut cluster: watch::Receiver<Cluster>) -> Result<()> {
+    loop {
+        let told = time::timeout(REMINDER, cluster.wait_for(|cluster| cluster.synced))
+            .await
+            .map(|told| told.map(drop));
+        if let Ok(told) = told {
+            return told.context("the source has ended before it told everything");
+        }
+        let source = cluster.borrow().source.clone();
+        let failures: Vec<_> = source
+            .failures
+            .iter()
+            .map(|f| format!("{}: {}", f.what, f.message))
+            .collect();
+        warn!(
+            ?failures,
+            "still waiting for the first complete lists; nothing is changed until then"
+        );
+    }
+}
+
+/// What the flags say, and what the Node objects say.
+fn hints_from(cluster: &Cluster, flags: &Hints) -> Hints {
+    let prefixes = |all: &[(std::net::IpAddr, u8)]| -> Vec<Prefix> {
+        all.iter()
+            .filter_map(|(address, length)| Prefix::new(*address, *length))
+            .collect()
+    };
+    let node = cluster.node.as_ref();
+    Hints {
+        node_addresses: node.map(|node| node.addresses.clone()).unwrap_or_default(),
+        pod_cidrs: node.map(|node| prefixes(&node.pod_prefixes)).unwrap_or_default(),
+        other_pod_cidrs: prefixes(&cluster.other_pod_prefixes),
+        ..flags.clone()
+    }
+}
+
+async fn follow_hints(mut cluster: watch::Receiver<Cluster>, flags: Hints, hints: watch::Sender<Hints>) {
+    while cluster.changed().await.is_ok() {
+        let new = hints_from(&cluster.borrow_and_update(), &flags);
+        hints.send_if_modified(|hints| {
+            let modified = *hints != new;
+            *hints = new;
+            modified
+        });
+    }
+}
+
+/// The signals that end the agent.
+struct Stop {
+    terminate: tokio::signal::unix::Signal,
+    interrupt: tokio::signal::unix::Signal,
+}
+
+impl Stop {
+    fn new() -> io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+
+    async fn signalled(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+
+    /// Waits for `work`; `false` if the agent is told to end first.
+    async fn unless(&mut self, work: impl Future<Output = Result<()>>) -> Result<bool> {
+        tokio::select! {
+            () = self.signalled() => Ok(false),
+            done = work => done.map(|()| true),
+        }
+    }
+}

@@ -1,0 +1,167 @@
+//! Follows the node: programs on its devices, routes to `lb0`.
+//!
+//! *Invariant*: a device gets its programs only once the maps know it, and the routes lead to `lb0` only
+//! once a program is there.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    error::Error,
+    net::IpAddr,
+    sync::{Arc, mpsc as blocking},
+    time::Duration,
+};
+
+use tokio::{sync::watch, time};
+use tracing::{info, warn};
+
+use super::cluster::Cluster;
+use crate::{
+    apply::{self, Status},
+    load::{Attachments, Target},
+    model::NodeFacts,
+    node::host::Host,
+};
+
+/// What failed on a device is tried again this often; devices recover without telling.
+const RETRY: Duration = Duration::from_secs(2);
+
+/// What is attached, and what is not.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub(super) struct Devices {
+    /// Programs are attached by links (tcx) rather than filters (clsact).
+    pub(super) tcx: bool,
+    /// Programs, as `direction program`, by name of the device.
+    pub(super) programs: BTreeMap<String, Vec<String>>,
+    /// What cannot be done at present.
+    pub(super) failures: Vec<String>,
+}
+
+/// What is brought in line with the node.
+pub(super) struct Equipment {
+    pub(super) attachments: Attachments,
+    pub(super) host: Host,
+}
+
+/// What there is to follow.
+pub(super) struct Followed {
+    pub(super) facts: watch::Receiver<NodeFacts>,
+    pub(super) status: watch::Receiver<Status>,
+    pub(super) cluster: watch::Receiver<Cluster>,
+}
+
+/// Follows the node until there is nothing to follow any more.
+pub(super) async fn follow(
+    mut equipment: Equipment,
+    mut followed: Followed,
+    changes: blocking::Sender<apply::Change>,
+    devices: watch::Sender<Devices>,
+) {
+    let mut known = Known::default();
+    loop {
+        let now = Known {
+            facts: followed.facts.borrow_and_update().clone(),
+            written: followed.status.borrow_and_update().devices.clone(),
+            addresses: followed.cluster.borrow_and_update().addresses(),
+        };
+        if now.facts != known.facts {
+            let _ = changes.send(apply::Change::Facts(Arc::new(now.facts.clone())));
+        }
+        let failed = !devices.borrow().failures.is_empty();
+        if now != known || failed {
+            known = now;
+            let state = equipment.bring_in_line(&known).await;
+            devices.send_if_modified(|before| before.replace(state));
+        }
+        let failed = !devices.borrow().failures.is_empty();
+        let changed = tokio::select! {
+            changed = followed.facts.changed() => changed,
+            changed = followed.status.changed() => changed,
+            changed = followed.cluster.changed() => changed,
+            () = time::sleep(RETRY), if failed => Ok(()),
+        };
+        if changed.is_err() {
+            return;
+        }
+    }
+}
+
+/// What the equipment depends on.
+#[derive(PartialEq, Eq, Default)]
+struct Known {
+    facts: NodeFacts,
+    /// Interface indices of the devices that the maps know.
+    written: BTreeSet<u32>,
+    addresses: BTreeSet<IpAddr>,
+}
+
+impl Equipment {
+    async fn bring_in_line(&mut self, known: &Known) -> Devices {
+        let Known {
+            facts,
+            written,
+            addresses,
+        } = known;
+        let targets = facts
+            .devices
+            .iter()
+            .filter(|(index, _)| written.contains(index))
+            .map(|(index, device)| Target {
+                index: *index,
+                name: device.name.clone(),
+                kind: device.kind,
+            });
+        let mut failures: Vec<String> = self.attachments.sync(targets).iter().map(|e| chain(e)).collect();
+        failures.extend(
+            self.host
+                .sync(addresses.iter().copied(), facts)
+                .await
+                .iter()
+                .map(|e| chain(e)),
+        );
+        let mut programs: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        for (device, direction, program) in self.attachments.list() {
+            programs
+                .entry(device.to_owned())
+                .or_default()
+                .push(format!("{direction} {program}"));
+        }
+        Devices {
+            tcx: self.attachments.uses_tcx(),
+            programs,
+            failures,
+        }
+    }
+}
+
+impl Devices {
+    /// Takes over a newer state and tells what is new in it; whether anything is.
+    fn replace(&mut self, newer: Self) -> bool {
+        for failure in newer
+            .failures
+            .iter()
+            .filter(|failure| !self.failures.contains(failure))
+        {
+            warn!("{failure}");
+        }
+        if self.programs != newer.programs {
+            info!(devices = ?newer.programs.keys().collect::<Vec<_>>(), "programs are attached");
+        }
+        let modified = *self != newer;
+        *self = newer;
+        modified
+    }
+}
+
+/// An error with its causes, in one line.
+fn chain(error: &dyn Error) -> String {
+    let mut line = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let text = error.to_string();
+        if !line.contains(&text) {
+            line = format!("{line}: {text}");
+        }
+        cause = error.source();
+    }
+    line
+}

@@ -1,0 +1,90 @@
+//! The command line.
+
+mod detach;
+mod run;
+mod status;
+
+use anyhow::Result;
+use clap::{Args, Parser, Subcommand};
+
+use crate::config::Instance;
+
+/// Load-balances Kubernetes Services on this node, in the kernel's eBPF programs.
+///
+/// One agent runs on each node, instead of kube-proxy. It reads Services, EndpointSlices and Nodes from an
+/// API server or from a directory of manifests, and keeps programs and maps in the kernel up to date. They
+/// go on working while no agent runs.
+#[derive(Parser, Debug)]
+#[command(name = "lb-agent", version, after_help = EXAMPLES)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+const EXAMPLES: &str = "Examples:
+  lb-agent run --node-name $(hostname)                     a node of a cluster, by ~/.kube/config
+  lb-agent run --source dir --manifests ./services         one machine without a cluster
+  lb-agent status                                          what is served, and on which devices
+  lb-agent detach                                          take everything out of the kernel again";
+
+#[derive(Subcommand, Debug)]
+enum Command {
+    /// Serve until told to end (SIGTERM); programs stay attached then.
+    Run(Box<run::RunArgs>),
+    /// Say what the running agent serves, on which devices, and which generation is live.
+    Status(status::StatusArgs),
+    /// Take programs, maps, lb0 and its routes out of the kernel. The agent must not be running.
+    Detach(detach::DetachArgs),
+}
+
+/// Which instance is meant. Several can run on one machine, each in a network namespace of its own.
+#[derive(Args, Clone, Debug)]
+struct InstanceArgs {
+    /// Name of this instance: of its directories for pins and run-time files.
+    #[arg(long, value_name = "NAME", default_value = "lb")]
+    instance: String,
+    /// A BPF file system; mounted if it is missing.
+    #[arg(long, value_name = "DIR", default_value = "/sys/fs/bpf")]
+    bpffs: std::path::PathBuf,
+    /// Directory for run-time files; the status is written to DIR/INSTANCE/status.json.
+    #[arg(long, value_name = "DIR", default_value = "/run/lb")]
+    run_dir: std::path::PathBuf,
+}
+
+impl From<InstanceArgs> for Instance {
+    fn from(args: InstanceArgs) -> Self {
+        let InstanceArgs {
+            instance,
+            bpffs,
+            run_dir,
+        } = args;
+        Self {
+            name: instance,
+            bpffs,
+            run_dir,
+        }
+    }
+}
+
+impl Cli {
+    /// Carries out the command.
+    pub async fn execute(self) -> Result<()> {
+        match self.command {
+            Command::Run(args) => crate::agent::run(args.config()?).await,
+            Command::Status(args) => status::print(&args),
+            Command::Detach(args) => detach::detach(args).await,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+}

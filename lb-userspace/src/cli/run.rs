@@ -1,0 +1,204 @@
+//! `lb-agent run`: flags and environment to a [`Config`].
+
+use std::{fs, ops::RangeInclusive, path::PathBuf, time::Duration};
+
+use anyhow::{Context, Result, bail};
+use clap::{Args, ValueEnum};
+
+use super::InstanceArgs;
+use crate::{
+    config::{Config, SourceConfig},
+    load::TcAttach,
+    node::{DeviceOverride, Hints, Prefix},
+    source::kubernetes::KubeOptions,
+};
+
+/// Where Services come from.
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+enum Source {
+    /// The API server of a cluster.
+    Kubernetes,
+    /// A directory of manifests (*.yaml, *.yml, *.json), followed as it changes.
+    Dir,
+}
+
+/// Flags of `lb-agent run`.
+#[derive(Args, Debug)]
+pub(super) struct RunArgs {
+    /// Where Services, EndpointSlices and Nodes come from.
+    #[arg(long, value_enum, default_value_t = Source::Kubernetes)]
+    source: Source,
+    /// The directory of manifests, for `--source dir`.
+    #[arg(long, value_name = "DIR", required_if_eq("source", "dir"))]
+    manifests: Option<PathBuf>,
+    /// Kubeconfig file; otherwise $KUBECONFIG, ~/.kube/config, or the ServiceAccount of the pod.
+    #[arg(long, value_name = "FILE")]
+    kubeconfig: Option<PathBuf>,
+    /// Context in the kubeconfig file; otherwise its current one.
+    #[arg(long, value_name = "NAME")]
+    context: Option<String>,
+    /// The API server, as https://HOST:PORT. Needed in a pod when nobody else serves the address of the
+    /// Service `kubernetes`.
+    #[arg(long, value_name = "URL")]
+    api_server: Option<String>,
+    /// Name of this node's Node object, and of this node in EndpointSlices. With `--source dir` it
+    /// may be left out: then it is the machine's host name.
+    #[arg(long, value_name = "NAME", env = "NODE_NAME")]
+    node_name: Option<String>,
+
+    #[command(flatten)]
+    instance: InstanceArgs,
+
+    /// Say what a device is, where its addresses and routes do not tell: NAME or NAME=KIND, with `*` for
+    /// any characters. KIND is uplink (the default), tunnel, pod, bridge-port, bridge or ignore. May be
+    /// repeated.
+    #[arg(long = "device", value_name = "NAME[=KIND]")]
+    devices: Vec<DeviceOverride>,
+    /// Names of pods' devices on the node's side, used where the Node object has no pod ranges.
+    #[arg(long, value_name = "PATTERN,...", default_value = Hints::POD_DEVICES)]
+    pod_devices: String,
+    /// Ranges of Service addresses: one route each instead of one per address. Without it everything
+    /// works, with more routes.
+    #[arg(long = "service-cidr", value_name = "CIDR,...", value_delimiter = ',')]
+    service_cidrs: Vec<Prefix>,
+    /// Serve NodePorts on the node's addresses inside these ranges; otherwise on its primary ones.
+    #[arg(long = "nodeport-addresses", value_name = "CIDR,...", value_delimiter = ',')]
+    nodeport_addresses: Vec<Prefix>,
+    /// Ports for connections that are forwarded under this node's address; reserved in the kernel, so
+    /// that no process gets one of them.
+    #[arg(long, value_name = "FIRST-LAST", default_value = "61000-65535", value_parser = port_range)]
+    snat_ports: RangeInclusive<u16>,
+    /// How programs are attached: tcx (Linux 6.6 and newer), clsact, or auto.
+    #[arg(long, value_name = "HOW", default_value_t = TcAttach::Auto)]
+    tc_attach: TcAttach,
+    /// Entries of each flow table; a connection takes two.
+    #[arg(long, value_name = "N", default_value_t = lb_common::abi::capacity::FLOWS)]
+    max_flows: u32,
+    /// Seed of the choice of backends. The same on all nodes of a cluster, so that all choose alike.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    seed: u32,
+    /// Give all traffic to ClusterIPs this node's address.
+    #[arg(long)]
+    masquerade_all: bool,
+    /// How long established connections to an address go on after its last Service is gone.
+    #[arg(long, value_name = "SECONDS", default_value_t = 7200)]
+    address_linger: u64,
+}
+
+impl RunArgs {
+    pub(super) fn config(self) -> Result<Config> {
+        let Self {
+            source,
+            manifests,
+            kubeconfig,
+            context,
+            api_server,
+            node_name,
+            instance,
+            devices,
+            pod_devices,
+            service_cidrs,
+            nodeport_addresses,
+            snat_ports,
+            tc_attach,
+            max_flows,
+            seed,
+            masquerade_all,
+            address_linger,
+        } = self;
+        let node_name = match node_name.filter(|name| !name.is_empty()) {
+            Some(name) => name,
+            None if source == Source::Dir => host_name()?,
+            None => bail!(
+                "no node name: give --node-name NAME or set NODE_NAME (in a DaemonSet from `spec.nodeName`, \
+                 by a fieldRef)"
+            ),
+        };
+        Ok(Config {
+            node_name,
+            source: match (source, manifests) {
+                (Source::Dir, Some(folder)) => SourceConfig::Directory(folder),
+                (Source::Dir, None) => bail!("--source dir needs --manifests DIR"),
+                (Source::Kubernetes, _) => SourceConfig::Kubernetes(KubeOptions {
+                    kubeconfig,
+                    context,
+                    server: api_server,
+                }),
+            },
+            instance: instance.into(),
+            devices,
+            pod_devices: Hints::patterns(&pod_devices),
+            service_cidrs,
+            nodeport_addresses,
+            snat_ports,
+            max_flows,
+            seed,
+            masquerade_all,
+            linger: Duration::from_secs(address_linger),
+            tc_attach,
+        })
+    }
+}
+
+fn host_name() -> Result<String> {
+    let name =
+        fs::read_to_string("/proc/sys/kernel/hostname").context("no host name: give --node-name NAME")?;
+    Ok(name.trim().to_owned())
+}
+
+fn port_range(text: &str) -> Result<RangeInclusive<u16>, String> {
+    let range = text
+        .split_once('-')
+        .and_then(|(first, last)| Some((first.parse().ok()?, last.parse().ok()?)));
+    match range {
+        Some((first, last)) if first > 0 && first <= last => Ok(first..=last),
+        _ => Err("write FIRST-LAST, such as 61000-65535".into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Only {
+        #[command(flatten)]
+        args: RunArgs,
+    }
+
+    fn parse(line: &str) -> Result<Config> {
+        let words = ["lb-agent"].into_iter().chain(line.split_whitespace());
+        Only::try_parse_from(words)?.args.config()
+    }
+
+    #[test]
+    fn flags_become_domain_types() {
+        let config = parse(
+            "--source dir --manifests m --node-name n1 --service-cidr 10.96.0.0/12,fd00:96::/112 \
+             --snat-ports 62000-62999 --device eth1 --device wg*=tunnel --tc-attach clsact --seed 7",
+        )
+        .unwrap();
+        assert_eq!(config.node_name, "n1");
+        assert_eq!((config.service_cidrs.len(), config.devices.len()), (2, 2));
+        assert_eq!((config.snat_ports, config.seed), (62_000..=62_999, 7));
+        assert_eq!(config.tc_attach, TcAttach::Clsact);
+        assert!(matches!(config.source, SourceConfig::Directory(_)));
+    }
+
+    #[test]
+    fn what_is_missing_or_wrong_is_named() {
+        for (line, word) in [
+            ("--source dir --node-name n1", "--manifests"),
+            ("--node-name n1 --snat-ports 9-8", "FIRST-LAST"),
+            ("--node-name n1 --snat-ports 0-8", "FIRST-LAST"),
+            ("--node-name n1 --service-cidr 10.0.0.0/33", "10.0.0.0/33"),
+            ("--node-name n1 --tc-attach xdp", "clsact"),
+            ("--node-name=", "NODE_NAME"),
+        ] {
+            let error = format!("{:#}", parse(line).unwrap_err());
+            assert!(error.contains(word), "{line}: {error}");
+        }
+    }
+}

@@ -1,0 +1,176 @@
+//! `lb-agent status`: reads what the running agent wrote.
+
+use std::{
+    fmt::Write as _,
+    fs,
+    io::{self, Write as _},
+};
+
+use anyhow::{Context, Result, bail};
+use clap::{Args, ValueEnum};
+
+use super::InstanceArgs;
+use crate::{
+    agent::{lock::Lock, report::Report},
+    config::Instance,
+};
+
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+enum Output {
+    /// For people.
+    Text,
+    /// For programs.
+    Json,
+}
+
+/// Flags of `lb-agent status`.
+#[derive(Args, Debug)]
+pub(super) struct StatusArgs {
+    #[command(flatten)]
+    instance: InstanceArgs,
+    /// How to print it.
+    #[arg(short, long, value_enum, default_value_t = Output::Text)]
+    output: Output,
+}
+
+/// Prints the status. Fails if no agent is running, after having printed what the last one said.
+pub(super) fn print(args: &StatusArgs) -> Result<()> {
+    let instance = Instance::from(args.instance.clone());
+    let file = instance.status_file();
+    let text = fs::read_to_string(&file).with_context(|| {
+        format!(
+            "no agent of instance `{}` has run here: cannot read {}",
+            instance.name,
+            file.display()
+        )
+    })?;
+    let report: Report = serde_json::from_str(&text)
+        .with_context(|| format!("{} was written by an agent of another version", file.display()))?;
+    let alive = Lock::is_held(&instance);
+    let output = match args.output {
+        Output::Text => describe(&report, alive),
+        Output::Json => {
+            let mut value = serde_json::to_value(&report)?;
+            value["alive"] = alive.into();
+            format!("{value:#}\n")
+        }
+    };
+    io::stdout().write_all(output.as_bytes())?;
+    if !alive {
+        bail!("the agent is not running; what it has left in the kernel goes on as it was");
+    }
+    Ok(())
+}
+
+fn describe(report: &Report, alive: bool) -> String {
+    let mut text = String::new();
+    let mut line = |line: String| writeln!(text, "{line}").expect("writing to a string succeeds");
+    let Report {
+        version,
+        pid,
+        node,
+        source,
+        generation,
+        generation_live,
+        ..
+    } = report;
+    let running = if alive {
+        format!("running (pid {pid})")
+    } else {
+        "not running".to_owned()
+    };
+    line(format!("lb-agent {version} on node {node}: {running}"));
+    let synced = if source.synced {
+        ""
+    } else {
+        ", first lists not complete"
+    };
+    line(format!(
+        "source: {}{synced} ({} failures, {} malformed)",
+        source.name, source.errors, source.malformed
+    ));
+    let complete = if generation == generation_live {
+        "complete".to_owned()
+    } else {
+        format!("{generation} is under way")
+    };
+    line(format!("generation live: {generation_live} ({complete})"));
+    line(format!(
+        "serving: {} service ports, {} frontends, {} backends",
+        report.services_live, report.frontends_live, report.backends_live
+    ));
+    line(format!(
+        "flow entries: {} IPv4, {} IPv6 ({} expired so far)",
+        report.flow_entries[0],
+        report.flow_entries[1],
+        report.flows_expired.iter().sum::<u64>()
+    ));
+    line(format!("devices ({}):", report.attach));
+    for (device, programs) in &report.devices {
+        line(format!("  {device}: {}", programs.join(", ")));
+    }
+    line("services:".to_owned());
+    for service in &report.services {
+        let name = match service.port_name.as_str() {
+            "" => service.service.clone(),
+            port => format!("{}:{port}", service.service),
+        };
+        line(format!(
+            "  {name} {}: {}; backends {} cluster, {} local",
+            service.protocol,
+            service.frontends.join(", "),
+            service.backends_cluster,
+            service.backends_local
+        ));
+    }
+    for problem in &report.problems {
+        line(format!("problem: {}: {}", problem.object, problem.message));
+    }
+    for failure in &report.failures {
+        line(format!("failure: {failure}"));
+    }
+    for failed in &report.failed_writes {
+        let error = io::Error::from_raw_os_error(failed.errno);
+        line(format!(
+            "failed writes: map {}: {} x {error}",
+            failed.map, failed.count
+        ));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_live_is_said_in_words() {
+        let mut report = Report {
+            node: "n1".into(),
+            pid: 7,
+            generation: 3,
+            generation_live: 3,
+            attach: "tcx".into(),
+            ..Report::default()
+        };
+        report.devices.insert(
+            "eth0".into(),
+            vec!["ingress uplink_in".into(), "egress uplink_out".into()],
+        );
+        let text = describe(&report, true);
+        assert!(
+            text.contains("running (pid 7)") && text.contains("generation live: 3 (complete)"),
+            "{text}"
+        );
+        assert!(
+            text.contains("  eth0: ingress uplink_in, egress uplink_out\n"),
+            "{text}"
+        );
+        report.generation = 4;
+        let text = describe(&report, false);
+        assert!(
+            text.contains("not running") && text.contains("3 (4 is under way)"),
+            "{text}"
+        );
+    }
+}

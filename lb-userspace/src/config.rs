@@ -1,0 +1,74 @@
+//! What the agent is told by flags and environment, validated.
+
+use std::{ops::RangeInclusive, path::PathBuf, time::Duration};
+
+use crate::{
+    load::TcAttach,
+    node::{DeviceOverride, Pattern, Prefix},
+    source::kubernetes::KubeOptions,
+};
+
+/// Everything that `lb-agent run` depends on.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Name of this node's Node object.
+    pub node_name: String,
+    /// Where objects come from.
+    pub source: SourceConfig,
+    /// Where this instance keeps what outlives a process.
+    pub instance: Instance,
+    /// What devices are, whatever their routes say.
+    pub devices: Vec<DeviceOverride>,
+    /// Names of pods' host-side devices.
+    pub pod_devices: Vec<Pattern>,
+    /// Ranges of Service addresses.
+    pub service_cidrs: Vec<Prefix>,
+    /// NodePorts are served on node addresses inside these; empty: on the primary ones.
+    pub nodeport_addresses: Vec<Prefix>,
+    /// Ports that SNAT takes for itself.
+    pub snat_ports: RangeInclusive<u16>,
+    /// Entries of each flow table.
+    pub max_flows: u32,
+    /// Seed of flow hash and lookup tables.
+    pub seed: u32,
+    /// Masquerade all ClusterIP traffic.
+    pub masquerade_all: bool,
+    /// How long an address without frontends is still recognised.
+    pub linger: Duration,
+    /// How programs are attached.
+    pub tc_attach: TcAttach,
+}
+
+/// Where objects come from.
+#[derive(Clone, Debug)]
+pub enum SourceConfig {
+    /// An API server.
+    Kubernetes(KubeOptions),
+    /// A directory of manifests.
+    Directory(PathBuf),
+}
+
+/// The places of one instance: several can run on one machine, each in a network namespace of its own.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Instance {
+    /// Its name.
+    pub name: String,
+    /// A BPF file system.
+    pub bpffs: PathBuf,
+    /// Directory for run-time files of all instances.
+    pub run_dir: PathBuf,
+}
+
+impl Instance {
+    /// This instance's directory for run-time files.
+    #[must_use]
+    pub fn directory(&self) -> PathBuf {
+        self.run_dir.join(&self.name)
+    }
+
+    /// Where the running agent writes its status.
+    #[must_use]
+    pub fn status_file(&self) -> PathBuf {
+        self.directory().join("status.json")
+    }
+}
