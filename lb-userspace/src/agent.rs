@@ -160,7 +160,7 @@ pub async fn run(config: Config) -> Result<()> {
     };
     let (devices_sender, devices) = watch::channel(Devices::default());
     tasks.spawn(devices::follow(equipment, followed, changes, devices_sender));
-    let swept = gc::run(sweeper, gc::INTERVAL);
+    let swept = gc::run(move |frame| sweeper.run(frame), gc::INTERVAL);
     let sources = Sources {
         instance,
         node: node_name,
