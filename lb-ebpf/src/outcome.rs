@@ -14,7 +14,13 @@ pub(crate) const TC_SHOT: i32 = 2;
 /// Counts a packet.
 #[inline(always)]
 pub(crate) fn count(hook: Hook, outcome: Outcome, length: u32) {
-    if let Some(counter) = maps::counters.get_ptr_mut(outcome.index(hook)) {
+    add(outcome.index(hook), length);
+}
+
+/// Adds a packet, or an event, to a counter.
+#[inline(always)]
+pub(crate) fn add(index: u32, length: u32) {
+    if let Some(counter) = maps::counters.get_ptr_mut(index) {
         // SAFETY: per-CPU memory that only this CPU's programs write, one at a time.
         unsafe { (*counter).packets += 1 };
         // SAFETY: as above.

@@ -8,12 +8,17 @@ use aya_ebpf::{
 };
 use core::ffi::c_void;
 use lb_common::{
-    abi::{Address, Backend, Device, Flow, Frontend, FrontendKey, Node, Set, SourceClass, State, Tuple},
+    abi::{
+        Address, Backend, Device, Event, Flow, Frontend, FrontendKey, Node, Set, SourceClass, State, Tuple,
+    },
     maglev,
     net::{Created, Tables},
 };
 
-use crate::maps::{self, Maps, Workspace};
+use crate::{
+    maps::{self, Maps, Workspace},
+    outcome::add,
+};
 
 /// The maps, seen from a program's context.
 #[derive(Clone, Copy)]
@@ -27,6 +32,9 @@ pub(crate) struct Kernel {
 /// What `bpf_ktime_get_coarse_ns` is shifted by: a tick is 2^30 ns, 1.07 seconds.
 const TICK_SHIFT: u32 = 30;
 
+const E2BIG: i32 = -7;
+const ENOMEM: i32 = -12;
+const EBUSY: i32 = -16;
 const EEXIST: i32 = -17;
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
@@ -37,6 +45,12 @@ pub(crate) fn workspace<F: Maps>() -> Option<&'static mut Workspace<F::Addr>> {
     // SAFETY: per-CPU memory; XDP and TC programs run with bottom halves off, one at a time on a CPU, and each
     // asks for it once.
     F::workspace().get_ptr_mut(0).map(|p| unsafe { &mut *p })
+}
+
+/// Slots for unconfirmed flows, less one.
+#[inline(always)]
+fn embryo_mask() -> u32 {
+    maps::node.get(0).map_or(0, |node| node.embryo_mask)
 }
 
 /// The clock of flows.
@@ -99,7 +113,16 @@ impl<F: Maps> Tables<F> for Kernel {
         match F::flows().insert(key, flow, BPF_NOEXIST as u64) {
             Ok(()) => Created::Yes,
             Err(EEXIST) => Created::Exists,
-            Err(_) => Created::Full,
+            Err(errno) => {
+                let event = match errno {
+                    E2BIG => Event::CreateFull,
+                    ENOMEM => Event::CreateNoMemory,
+                    EBUSY => Event::CreateBusy,
+                    _ => Event::CreateFailed,
+                };
+                add(event.index(), 0);
+                Created::Full
+            }
         }
     }
 
@@ -121,16 +144,25 @@ impl<F: Maps> Tables<F> for Kernel {
     }
 
     #[inline(always)]
-    fn displace(&self, hash: u32, key: &Tuple<F::Addr>, old: &mut Tuple<F::Addr>) {
-        let mask = maps::node.get(0).map_or(0, |node| node.embryo_mask);
-        *old = *key;
-        if let Some(slot) = F::embryos().get_ptr_mut(hash & mask) {
+    fn slot(&self, hash: u32, key: &mut Tuple<F::Addr>) {
+        if let Some(slot) = F::embryos().get_ptr(hash & embryo_mask()) {
             // SAFETY: the pointer is valid until the program ends. Two CPUs may tear a key here; a torn key names
             // no flow, or one that is checked to be unconfirmed before it is removed.
-            *old = unsafe { *slot };
-            // SAFETY: as above.
+            *key = unsafe { *slot };
+        }
+    }
+
+    #[inline(always)]
+    fn take_slot(&self, hash: u32, key: &Tuple<F::Addr>) {
+        if let Some(slot) = F::embryos().get_ptr_mut(hash & embryo_mask()) {
+            // SAFETY: as in `slot`.
             unsafe { *slot = *key };
         }
+    }
+
+    #[inline(always)]
+    fn count(&self, event: Event) {
+        add(event.index(), 0);
     }
 
     #[inline(always)]

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `lb-agent`: parses the command line and starts the library.
 
-use std::process::ExitCode;
+use std::{io::IsTerminal, process::ExitCode};
 
 use clap::Parser;
 use lb_userspace::cli::Cli;
@@ -12,9 +12,11 @@ async fn main() -> ExitCode {
     let cli = Cli::parse();
     // LB_LOG=debug, LB_LOG=lb_userspace::apply=trace ...
     let filter = EnvFilter::try_from_env("LB_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    let ansi = std::io::stderr().is_terminal();
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
+        .with_ansi(ansi)
         .init();
     match cli.execute().await {
         Ok(()) => ExitCode::SUCCESS,

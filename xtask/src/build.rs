@@ -7,6 +7,7 @@ use anyhow::{Context, Result, ensure};
 use clap::Args;
 
 use crate::child::{self, say};
+use crate::cross::Cross;
 use crate::machine::Compiler;
 use crate::setup::{self, EbpfToolchain};
 use crate::workspace::Workspace;
@@ -40,8 +41,13 @@ pub(crate) fn command(workspace: &Workspace, args: &BuildArgs) -> Result<()> {
 
 /// Builds the programs and the agent; the result is the agent's path.
 pub(crate) fn all(workspace: &Workspace, args: &BuildArgs) -> Result<PathBuf> {
-    let object = object(workspace, &setup::toolchain(workspace)?, args.log)?;
-    agent(workspace, args, &object)
+    let toolchain = setup::toolchain(workspace)?;
+    let object = object(workspace, &toolchain, args.log)?;
+    let cross = match &args.target {
+        Some(triple) => Cross::prepare(workspace, &toolchain.machine, triple)?,
+        None => Cross::default(),
+    };
+    agent(workspace, args, &cross, &object)
 }
 
 /// Builds the programs; the result is the object's path.
@@ -75,7 +81,7 @@ pub(crate) fn object_path(workspace: &Workspace) -> PathBuf {
 }
 
 /// Builds the agent around the object.
-fn agent(workspace: &Workspace, args: &BuildArgs, object: &Path) -> Result<PathBuf> {
+fn agent(workspace: &Workspace, args: &BuildArgs, cross: &Cross, object: &Path) -> Result<PathBuf> {
     say("building lb-agent");
     let mut build = child::cargo(workspace);
     build.env(OBJECT_VARIABLE, object);
@@ -87,7 +93,7 @@ fn agent(workspace: &Workspace, args: &BuildArgs, object: &Path) -> Result<PathB
         "--bin",
         "lb-agent",
     ]);
-    let mut folder = workspace.target().to_owned();
+    let mut folder = cross.apply(&mut build, workspace.target());
     if let Some(triple) = &args.target {
         build.args(["--target", triple]);
         folder.push(triple);

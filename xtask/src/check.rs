@@ -8,17 +8,20 @@ mod source;
 use std::process::{Command, ExitCode};
 
 use anyhow::Result;
-use clap::Args;
+use clap::{Args, ValueEnum};
 
 use crate::build::{self, OBJECT_VARIABLE};
 use crate::child::{self, say};
 use crate::report::Report;
-use crate::setup::{self, EbpfToolchain};
+use crate::setup;
 use crate::workspace::Workspace;
 
 /// How the checks run.
 #[derive(Args, Debug)]
 pub(crate) struct CheckArgs {
+    /// Only these checks.
+    #[arg(value_enum, value_name = "CHECK")]
+    only: Vec<Gate>,
     /// Print one JSON document of all checks.
     #[arg(long)]
     json: bool,
@@ -27,54 +30,105 @@ pub(crate) struct CheckArgs {
     bless: bool,
 }
 
+/// One check; what `check` does without arguments is all of them, the quick ones first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Gate {
+    /// No file is too long.
+    FileSize,
+    /// Imports point the right way.
+    Layering,
+    /// Map types change with their version.
+    Layout,
+    /// Formatting.
+    Fmt,
+    /// Lints of the host's crates.
+    Clippy,
+    /// Lints of the programs.
+    ClippyEbpf,
+    /// Lints of the programs with their log lines.
+    ClippyEbpfLog,
+    /// Documentation.
+    Docs,
+}
+
 /// The command.
 pub(crate) fn command(workspace: &Workspace, args: &CheckArgs) -> Result<ExitCode> {
     if args.bless {
         layout::bless(workspace)?;
     }
-    let toolchain = setup::toolchain(workspace)?;
-    setup::lints(workspace, &toolchain)?;
-
+    let gates = if args.only.is_empty() {
+        Gate::value_variants()
+    } else {
+        &args.only
+    };
     let mut report = Report::default();
-    gate(
-        &mut report,
-        "file-size",
-        "no Rust file is over 600 lines",
-        &file_size::misses(workspace)?,
-    );
-    gate(
-        &mut report,
-        "layering",
-        "imports follow xtask/layering.yaml",
-        &layering::misses(workspace)?,
-    );
-    gate(
-        &mut report,
-        "layout",
-        "xtask/layout.lock is of these map types",
-        &layout::misses(workspace)?,
-    );
-    tool(
-        &mut report,
-        "fmt",
-        "rustfmt has nothing to change",
-        &mut format(workspace),
-    );
-    tool(&mut report, "clippy", "no warning", &mut clippy(workspace));
-    tool(
-        &mut report,
-        "clippy-ebpf",
-        "no warning",
-        &mut clippy_ebpf(workspace, &toolchain, &[]),
-    );
-    tool(
-        &mut report,
-        "clippy-ebpf-log",
-        "no warning",
-        &mut clippy_ebpf(workspace, &toolchain, &["--features", "log"]),
-    );
-    tool(&mut report, "docs", "no warning", &mut docs(workspace));
+    for gate in gates {
+        gate.judge(workspace, &mut report)?;
+    }
     Ok(report.finish(args.json)?)
+}
+
+impl Gate {
+    fn judge(self, workspace: &Workspace, report: &mut Report) -> Result<()> {
+        match self {
+            Self::FileSize => {
+                gate(
+                    report,
+                    "file-size",
+                    "no Rust file is over 600 lines",
+                    &file_size::misses(workspace)?,
+                );
+            }
+            Self::Layering => {
+                gate(
+                    report,
+                    "layering",
+                    "imports follow xtask/layering.yaml",
+                    &layering::misses(workspace)?,
+                );
+            }
+            Self::Layout => {
+                gate(
+                    report,
+                    "layout",
+                    "xtask/layout.lock is of these map types",
+                    &layout::misses(workspace)?,
+                );
+            }
+            Self::Fmt => {
+                setup::lints(workspace)?;
+                tool(
+                    report,
+                    "fmt",
+                    "rustfmt has nothing to change",
+                    &mut format(workspace),
+                );
+            }
+            Self::Clippy => {
+                setup::lints(workspace)?;
+                tool(report, "clippy", "no warning", &mut clippy(workspace));
+            }
+            Self::ClippyEbpf => {
+                tool(
+                    report,
+                    "clippy-ebpf",
+                    "no warning",
+                    &mut clippy_ebpf(workspace, &[])?,
+                );
+            }
+            Self::ClippyEbpfLog => {
+                let features = ["--features", "log"];
+                tool(
+                    report,
+                    "clippy-ebpf-log",
+                    "no warning",
+                    &mut clippy_ebpf(workspace, &features)?,
+                );
+            }
+            Self::Docs => tool(report, "docs", "no warning", &mut docs(workspace)),
+        }
+        Ok(())
+    }
 }
 
 /// A judgement of this program's own.
@@ -110,14 +164,16 @@ fn clippy(workspace: &Workspace) -> Command {
 }
 
 /// The programs are linted by the compiler that builds them: the host's has no `core` for BPF.
-fn clippy_ebpf(workspace: &Workspace, toolchain: &EbpfToolchain, features: &[&str]) -> Command {
-    let mut command = build::ebpf_cargo(workspace, toolchain, "cargo-clippy");
+fn clippy_ebpf(workspace: &Workspace, features: &[&str]) -> Result<Command> {
+    let toolchain = setup::toolchain(workspace)?;
+    setup::ebpf_lints(&toolchain)?;
+    let mut command = build::ebpf_cargo(workspace, &toolchain, "cargo-clippy");
     command
         .args(["clippy", "--profile", "ebpf"])
         .args(build::ebpf_selection(&toolchain.compiler))
         .args(features)
         .args(["--", "--deny", "warnings"]);
-    command
+    Ok(command)
 }
 
 fn docs(workspace: &Workspace) -> Command {

@@ -34,6 +34,9 @@ const TAG: &str = "lbdemo";
 /// What a pod's server prints when it is ready.
 const SERVING: &str = "serving";
 
+/// What is shown of an agent's log when something is wrong.
+const LOG_LINES: usize = 15;
+
 /// How the demo runs.
 #[derive(Args, Debug)]
 pub(crate) struct DemoArgs {
@@ -108,9 +111,16 @@ pub(crate) fn command(workspace: &Workspace, args: &DemoArgs) -> Result<ExitCode
             println!("{text}");
         }
     };
-    show::play(&mut cluster, &expected, &mut report, &mut print)?;
+    let played = show::play(&mut cluster, &expected, &mut report, &mut print);
+    if played.is_err() || report.has_misses() {
+        for agent in &cluster.agents {
+            let log = agent.child().tail(LOG_LINES);
+            eprintln!("\nend of the log of the agent of {}:\n{log}", agent.node());
+        }
+    }
+    played?;
     if *keep {
-        let tour = tour::text(&cluster, &program)?;
+        let tour = tour::text(&cluster)?;
         if *json {
             eprintln!("{tour}");
         } else {

@@ -4,6 +4,7 @@
 mod build;
 mod check;
 mod child;
+mod cross;
 mod demo;
 mod machine;
 mod mutants;

@@ -114,6 +114,11 @@ impl Report {
         self.checks.is_empty() && self.skips.is_empty()
     }
 
+    /// Whether something was judged to be wrong.
+    pub(crate) fn has_misses(&self) -> bool {
+        self.failed > 0
+    }
+
     /// Prints it (misses and skips again for people, so that they need not search) and says how to exit.
     pub(crate) fn finish(&self, json: bool) -> io::Result<ExitCode> {
         for miss in self.checks.iter().filter(|check| !check.ok) {

@@ -4,6 +4,7 @@
 //! to do; where it may not act it names exactly what a person has to do.
 
 use std::path::Path;
+use std::process::Stdio;
 
 use anyhow::{Context, Result, bail, ensure};
 
@@ -90,9 +91,9 @@ pub(crate) fn toolchain(workspace: &Workspace) -> Result<EbpfToolchain> {
     Ok(EbpfToolchain { compiler, machine })
 }
 
-/// The parts of the compilers that only `check` needs.
-pub(crate) fn lints(workspace: &Workspace, toolchain: &EbpfToolchain) -> Result<()> {
-    let machine = &toolchain.machine;
+/// The parts of the host's Rust that only `check` needs.
+pub(crate) fn lints(workspace: &Workspace) -> Result<()> {
+    let machine = Machine::from_env()?;
     // Rustup's proxies are on the PATH whether or not there is anything behind them: look beside cargo.
     let bin = std::env::var_os("CARGO").and_then(|cargo| Some(Path::new(&cargo).parent()?.to_owned()));
     for (program, component) in [("cargo-fmt", "rustfmt"), ("cargo-clippy", "clippy")] {
@@ -105,6 +106,11 @@ pub(crate) fn lints(workspace: &Workspace, toolchain: &EbpfToolchain) -> Result<
         say(format!("adding rustup's component {component}"));
         child::run(child::command(rustup, workspace).args(["component", "add", component]))?;
     }
+    Ok(())
+}
+
+/// The part of the compiler for BPF that only `check` needs; Debian's comes with its packages.
+pub(crate) fn ebpf_lints(toolchain: &EbpfToolchain) -> Result<()> {
     if let Compiler::Nightly { name, bin } = &toolchain.compiler {
         ensure!(
             bin.join("cargo-clippy").exists(),
@@ -137,7 +143,8 @@ fn missing_tools(machine: &Machine) -> Vec<&'static str> {
     missing.map(|(_, package)| *package).collect()
 }
 
-fn install_packages(workspace: &Workspace, machine: &Machine, packages: &[&str]) -> Result<()> {
+/// Installs Debian packages, or says why it cannot and what to do.
+pub(crate) fn install_packages(workspace: &Workspace, machine: &Machine, packages: &[&str]) -> Result<()> {
     if packages.is_empty() {
         return Ok(());
     }
@@ -156,27 +163,44 @@ fn install_packages(workspace: &Workspace, machine: &Machine, packages: &[&str])
         );
     };
     say(format!("installing Debian packages: {list}"));
-    child::run(apt_get(&apt, workspace).arg("update")).context("the package lists could not be fetched")?;
-    let mut install = apt_get(&apt, workspace);
+    apt_get(&apt, workspace, &["update"]).context("the package lists could not be fetched")?;
     // What a user has installed stays: a conflict is for a person to settle.
-    install
-        .args(["install", "--yes", "--no-install-recommends", "--no-remove"])
-        .args(packages);
-    child::run(&mut install).with_context(|| format!("install these packages by hand: {list}"))
+    let mut arguments = vec!["install", "--yes", "--no-install-recommends", "--no-remove"];
+    arguments.extend(packages);
+    apt_get(&apt, workspace, &arguments).with_context(|| format!("install these packages by hand: {list}"))
 }
 
-fn apt_get(apt: &Path, workspace: &Workspace) -> std::process::Command {
+/// Runs apt-get; what it and the packages' scripts say is of interest only if it fails.
+fn apt_get(apt: &Path, workspace: &Workspace, arguments: &[&str]) -> Result<()> {
     let mut command = child::command(apt, workspace);
-    command.env("DEBIAN_FRONTEND", "noninteractive").args([
-        "-qq",
-        "-o",
-        "Dpkg::Use-Pty=0",
-        "-o",
-        "Acquire::Retries=3",
-        "-o",
-        "DPkg::Lock::Timeout=120",
-    ]);
     command
+        .env("DEBIAN_FRONTEND", "noninteractive")
+        .args([
+            "-qq",
+            "-o",
+            "Dpkg::Use-Pty=0",
+            "-o",
+            "Acquire::Retries=3",
+            "-o",
+            "DPkg::Lock::Timeout=120",
+        ])
+        .args(arguments)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let output = command
+        .output()
+        .with_context(|| format!("cannot start `{}`", child::line(&command)))?;
+    if !output.status.success() {
+        for text in [output.stdout, output.stderr] {
+            eprint!("{}", String::from_utf8_lossy(&text));
+        }
+        bail!(
+            "`{}` failed ({}); what it printed is above",
+            child::line(&command),
+            output.status
+        );
+    }
+    Ok(())
 }
 
 fn install_linker(workspace: &Workspace, machine: &Machine) -> Result<()> {

@@ -1,4 +1,5 @@
-//! Counters: every packet that a program sees has exactly one outcome.
+//! Counters: every packet that a program sees has exactly one outcome; what happens to the flow tables is
+//! counted beside it.
 
 /// Packets and bytes (with link header, as the program sees them).
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
@@ -122,6 +123,33 @@ numbered! {
     }
 }
 
+numbered! {
+    /// What happened to the flow tables, beside what became of packets.
+    Event {
+        /// An unanswered flow made way for a newer one: its places were taken.
+        FlowDisplaced = "flow-displaced";
+        /// A lost half of a flow was made anew from the other.
+        FlowRepaired = "flow-repaired";
+        /// An entry was not made: the table is full (E2BIG).
+        CreateFull = "create-full";
+        /// An entry was not made: the kernel has no memory for it (ENOMEM).
+        CreateNoMemory = "create-no-memory";
+        /// An entry was not made: the kernel's lock on its bucket was taken (EBUSY).
+        CreateBusy = "create-busy";
+        /// An entry was not made, for another reason.
+        CreateFailed = "create-failed";
+    }
+}
+
+impl Event {
+    /// Position in the map `counters`, behind all outcomes.
+    #[inline(always)]
+    #[must_use]
+    pub const fn index(self) -> u32 {
+        Hook::COUNT * Outcome::COUNT + self as u32
+    }
+}
+
 impl Outcome {
     /// The kind of outcome, by which counters add up.
     #[must_use]
@@ -158,4 +186,4 @@ impl Outcome {
 }
 
 /// Elements of the map `counters`.
-pub const COUNTERS: u32 = Hook::COUNT * Outcome::COUNT;
+pub const COUNTERS: u32 = Hook::COUNT * Outcome::COUNT + Event::COUNT;

@@ -14,7 +14,7 @@ mod set;
 
 pub use addr::{Addr4, Addr6, Family, Protocol, V4, V6};
 pub use backend::Backend;
-pub use counter::{COUNTERS, Counter, Hook, Kind, Outcome};
+pub use counter::{COUNTERS, Counter, Event, Hook, Kind, Outcome};
 pub use flow::{Action, Flow, Phase, State, Tuple};
 pub use frontend::{Address, Frontend, FrontendKey, FrontendKind};
 pub use node::{Device, DeviceKind, Node, Source, SourceClass};
@@ -48,7 +48,7 @@ pub mod names {
     pub const FLOWS: [&str; 2] = ["flows4", "flows6"];
     /// Slot to the [`super::Tuple`] of a flow that nobody has answered yet.
     pub const EMBRYOS: [&str; 2] = ["embryos4", "embryos6"];
-    /// Hook and outcome to [`super::Counter`], per CPU.
+    /// Hook and outcome, or event, to [`super::Counter`], per CPU.
     pub const COUNTERS: &str = "counters";
 }
 
@@ -72,7 +72,7 @@ pub mod capacity {
     pub const MAGLEV: u32 = 262_144;
     /// Flow entries, per family; a flow has two.
     pub const FLOWS: u32 = 262_144;
-    /// Slots for flows that nobody has answered yet, per family; a power of two. Each holds at most two
+    /// Slots for flows that nobody has answered yet, per family; a power of two. Each stands for at most two
     /// entries of the flow table, so unanswered flows can never fill more than half of it.
     pub const EMBRYOS: u32 = 65_536;
 }

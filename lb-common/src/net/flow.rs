@@ -8,7 +8,7 @@
 //! owns is left to it: the new flow gets another source port.
 
 use crate::abi::{
-    Action, Address, Backend, DeviceKind, Flow, FrontendKey, FrontendKind, Kind, Node, Outcome, Phase,
+    Action, Address, Backend, DeviceKind, Event, Flow, FrontendKey, FrontendKind, Kind, Node, Outcome, Phase,
     Protocol, Set, State, Tuple,
 };
 
@@ -19,6 +19,11 @@ use super::{
 
 /// Source ports that are tried before a flow is given up.
 const PORT_TRIES: u32 = 16;
+
+/// Slots that an unconfirmed flow may take.
+const SLOT_WAYS: u32 = 4;
+/// Hashes of neighbouring slots lie this far apart (2^32 divided by the golden ratio).
+const SLOT_SPREAD: u32 = 0x9e37_79b9;
 
 /// Where a packet of [`before`] is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -181,6 +186,7 @@ fn note<F: Net, T: Tables<F>>(
         twin.seen = tick;
         twin.state = state as u8;
         tables.create(&twin_key, &twin);
+        tables.count(Event::FlowRepaired);
     }
 }
 
@@ -537,19 +543,38 @@ fn claim<F: Net, T: Tables<F>>(tables: &T, scratch: &Scratch<F::Addr>) -> Claim 
     }
 }
 
-/// Takes the slot of `hash` among the flows that nobody has confirmed yet; who had it before is forgotten if it
-/// is still unconfirmed. So a flood of first packets displaces first packets, and never an established flow.
+/// Takes a slot among the flows that nobody has confirmed yet: one that is free, of a few that its hash may
+/// have. If none is, the flow in the first one is forgotten. So a flood of first packets displaces first packets,
+/// never an established flow, and without a flood hardly anything is displaced.
 #[inline(never)]
 fn displace<F: Net, T: Tables<F>>(tables: &T, scratch: &mut Scratch<F::Addr>, hash: u32) {
-    tables.displace(hash, &scratch.key, &mut scratch.twin_key);
-    if scratch.twin_key == scratch.key {
-        return;
+    let mut way = 0;
+    while way < SLOT_WAYS {
+        let place = hash.wrapping_add(way.wrapping_mul(SLOT_SPREAD));
+        tables.slot(place, &mut scratch.twin_key);
+        if scratch.twin_key == scratch.key {
+            return;
+        }
+        let taken = tables.flow(&scratch.twin_key).is_some_and(is_embryonic);
+        if !taken {
+            tables.take_slot(place, &scratch.key);
+            return;
+        }
+        way += 1;
     }
+    tables.slot(hash, &mut scratch.twin_key);
+    tables.take_slot(hash, &scratch.key);
     if let Some(old) = tables.flow(&scratch.twin_key)
-        && State::from_number(old.state).is_embryonic()
+        && is_embryonic(old)
     {
+        tables.count(Event::FlowDisplaced);
         forget(tables, &scratch.twin_key, old);
     }
+}
+
+#[inline(always)]
+fn is_embryonic<A>(flow: &Flow<A>) -> bool {
+    State::from_number(flow.state).is_embryonic()
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 //! in tests.
 
 use crate::abi::{
-    Address, Backend, Device, Flow, Frontend, FrontendKey, Node, Set, SourceClass, State, Tuple,
+    Address, Backend, Device, Event, Flow, Frontend, FrontendKey, Node, Set, SourceClass, State, Tuple,
 };
 
 use super::Net;
@@ -41,8 +41,12 @@ pub trait Tables<F: Net> {
     fn touch(&self, key: &Tuple<F::Addr>, tick: u32, state: State) -> bool;
     /// Removes a flow entry if it is there.
     fn remove(&self, key: &Tuple<F::Addr>);
-    /// Puts a new flow into the slot that `hash` falls on, and who was there into `old`.
-    fn displace(&self, hash: u32, key: &Tuple<F::Addr>, old: &mut Tuple<F::Addr>);
+    /// Who is in the slot that `hash` falls on, into `key`: all zero if nobody ever was.
+    fn slot(&self, hash: u32, key: &mut Tuple<F::Addr>);
+    /// Puts a new flow into the slot that `hash` falls on.
+    fn take_slot(&self, hash: u32, key: &Tuple<F::Addr>);
+    /// Counts something that happened to the flow table.
+    fn count(&self, event: Event);
 
     /// Node-wide settings.
     fn node(&self) -> Option<&Node>;

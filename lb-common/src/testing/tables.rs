@@ -15,8 +15,8 @@ use std::{format, string::String, vec};
 use super::arena::Arena;
 use super::packet::Endpoint;
 use crate::abi::{
-    Address, Backend, Device, Flow, Frontend, FrontendKey, FrontendKind, Node, Protocol, ROWS_PER_ELEMENT,
-    Rows, Service, Set, SourceClass, State, Tuple,
+    Address, Backend, Device, Event, Flow, Frontend, FrontendKey, FrontendKind, Node, Protocol,
+    ROWS_PER_ELEMENT, Rows, Service, Set, SourceClass, State, Tuple,
 };
 use crate::maglev::{self, Preference};
 use crate::net::{Created, Net, Tables, sweep};
@@ -56,6 +56,8 @@ pub struct SimTables<F: Net> {
     flows: RefCell<BTreeMap<Tuple<F::Addr>, u32>>,
     entries: Arena<Flow<F::Addr>>,
     embryos: RefCell<BTreeMap<u32, Tuple<F::Addr>>>,
+    /// What was counted.
+    pub events: RefCell<BTreeMap<Event, u64>>,
 }
 
 /// An address of the family `F`.
@@ -94,6 +96,7 @@ impl<F: Net> Default for SimTables<F> {
             flows: RefCell::default(),
             entries: Arena::default(),
             embryos: RefCell::default(),
+            events: RefCell::default(),
         }
     }
 }
@@ -303,10 +306,23 @@ impl<F: Net> Tables<F> for SimTables<F> {
         self.flows.borrow_mut().remove(key);
     }
 
-    fn displace(&self, hash: u32, key: &Tuple<F::Addr>, old: &mut Tuple<F::Addr>) {
-        let slot = hash & self.node.embryo_mask;
+    fn slot(&self, hash: u32, key: &mut Tuple<F::Addr>) {
         // An unused slot of the map is all zero, which is no flow's key.
-        *old = self.embryos.borrow_mut().insert(slot, *key).unwrap_or_default();
+        let embryos = self.embryos.borrow();
+        *key = embryos
+            .get(&(hash & self.node.embryo_mask))
+            .copied()
+            .unwrap_or_default();
+    }
+
+    fn take_slot(&self, hash: u32, key: &Tuple<F::Addr>) {
+        self.embryos
+            .borrow_mut()
+            .insert(hash & self.node.embryo_mask, *key);
+    }
+
+    fn count(&self, event: Event) {
+        *self.events.borrow_mut().entry(event).or_default() += 1;
     }
 
     fn node(&self) -> Option<&Node> {

@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    fmt::{self, Display, Formatter},
+    fmt::{self, Display, Formatter, Write as _},
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
@@ -88,27 +88,30 @@ fn write_family<F: Family>(f: &mut Formatter<'_>, family: &FamilyDump<F>, dump: 
             .or_default()
             .push((*key, frontend.kind));
     }
-    let mut services: Vec<_> = family.live_sets().collect();
-    services.sort_by_key(|(service, ..)| frontends.get(service).and_then(|keys| keys.first().copied()));
-    for (service, _, set) in services {
+    // Sorted by frontends, then by meaning: places must not show, not even in the order.
+    let mut services = Vec::new();
+    for (service, _, set) in family.live_sets() {
         let Some(set) = set else { continue };
-        f.write_str("service")?;
-        for (place, (key, kind)) in frontends.get(&service).into_iter().flatten().enumerate() {
+        let keys = frontends.remove(&service).unwrap_or_default();
+        let mut text = String::from("service");
+        for (place, (key, kind)) in keys.iter().enumerate() {
             let comma = if place > 0 { "," } else { "" };
-            write!(f, "{comma} {:?} {}", FrontendKind::from_number(*kind), Key(key))?;
+            write!(
+                text,
+                "{comma} {:?} {}",
+                FrontendKind::from_number(*kind),
+                Key(key)
+            )?;
         }
-        writeln!(f, ": {}", Flags(u32::from(set.flags), SET_FLAGS))?;
-        write_set(f, family, dump, set)?;
+        writeln!(text, ": {}", Flags(u32::from(set.flags), SET_FLAGS))?;
+        write_set(&mut text, family, dump, set)?;
+        services.push((keys.first().copied(), text));
     }
-    Ok(())
+    services.sort_unstable();
+    services.iter().try_for_each(|(_, text)| f.write_str(text))
 }
 
-fn write_set<F: Family>(
-    f: &mut Formatter<'_>,
-    family: &FamilyDump<F>,
-    dump: &Dump,
-    set: &Set,
-) -> fmt::Result {
+fn write_set<F: Family>(f: &mut String, family: &FamilyDump<F>, dump: &Dump, set: &Set) -> fmt::Result {
     if set.has(Set::AFFINITY) {
         writeln!(f, "    affinity for {} s", set.affinity_timeout)?;
     }

@@ -2,6 +2,7 @@
 //!
 //! It is the real program with its real command line; nothing here knows its code.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
@@ -9,6 +10,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use lb_lab::{Child, Lab, NodeSpec, wait_for};
+use serde::Deserialize;
+use serde_json::Value;
 
 use super::cluster::output;
 
@@ -31,8 +34,9 @@ impl Agent {
     pub(super) fn start(lab: &Lab, program: &Path, node: &NodeSpec, manifests: &Path) -> Result<Self> {
         let node = node.name.clone();
         let instance = format!("{}{node}", lab.prefix());
-        let run_dir = lab.folder().join(format!("{node}-run"));
+        let run_dir = lab.folder().join("run");
         let words = [
+            &*program.to_string_lossy(),
             "run",
             "--source",
             "dir",
@@ -52,10 +56,7 @@ impl Agent {
             SERVICE_CIDRS[1],
         ]
         .map(str::to_owned);
-        let argv: Vec<_> = std::iter::once(program.to_string_lossy().into_owned())
-            .chain(words)
-            .collect();
-        let child = lab.spawn(&node, &argv, &[])?;
+        let child = lab.spawn(&node, &words, &[])?;
         Ok(Self {
             node,
             instance,
@@ -80,16 +81,20 @@ impl Agent {
 }
 
 /// What is read of `lb-agent status -o json`.
-#[derive(Debug, serde::Deserialize)]
+#[derive(Debug, Deserialize)]
 struct Status {
-    generation: Generation,
+    source: Source,
+    generation: u64,
+    generation_live: u64,
+    devices: BTreeMap<String, Value>,
+    problems: Vec<Value>,
+    failures: Vec<Value>,
+    failed_writes: Vec<Value>,
 }
 
-/// How far the maps have followed the manifests.
-#[derive(Debug, serde::Deserialize)]
-struct Generation {
-    received: u64,
-    live: u64,
+#[derive(Debug, Deserialize)]
+struct Source {
+    synced: bool,
 }
 
 impl Agent {
@@ -104,23 +109,49 @@ impl Agent {
     }
 
     /// The command that shows its status.
-    pub(super) fn status_command(&self, program: &Path) -> String {
-        format!(
-            "{} status --run-dir {}",
-            program.display(),
-            self.run_dir.display()
-        )
+    pub(super) fn status_command(&self) -> Command {
+        let mut command = Command::new(&self.program);
+        command.arg("status").args(self.place());
+        command
+    }
+
+    /// The flags that tell this agent from others.
+    fn place(&self) -> [String; 6] {
+        let run_dir = self.run_dir.to_string_lossy().into_owned();
+        [
+            "--bpffs".into(),
+            BPFFS.into(),
+            "--instance".into(),
+            self.instance.clone(),
+            "--run-dir".into(),
+            run_dir,
+        ]
+    }
+
+    fn status(&self) -> Result<Status> {
+        let mut command = self.status_command();
+        command.args(["--output", "json"]);
+        let text = output(&mut command)?;
+        serde_json::from_str(&text).with_context(|| format!("the agent of {} says {text}", self.node))
     }
 
     /// The newest generation that is completely live; none while it starts, or while it writes.
     pub(super) fn live(&self) -> Option<u64> {
-        let mut command = Command::new(&self.program);
-        command
-            .args(["status", "-o", "json", "--run-dir"])
-            .arg(&self.run_dir);
-        let status: Status = serde_json::from_str(&output(&mut command).ok()?).ok()?;
-        let Generation { received, live } = status.generation;
-        (received == live).then_some(live)
+        let status = self.status().ok()?;
+        let complete = status.source.synced && !status.devices.is_empty();
+        (complete && status.generation == status.generation_live).then_some(status.generation_live)
+    }
+
+    /// What it cannot serve or could not write, by its own account.
+    pub(super) fn complaints(&self) -> Result<Vec<String>> {
+        let Status {
+            problems,
+            failures,
+            failed_writes,
+            ..
+        } = self.status()?;
+        let all = problems.iter().chain(&failures).chain(&failed_writes);
+        Ok(all.map(Value::to_string).collect())
     }
 
     /// Waits until this generation or a newer one is live.
@@ -148,8 +179,10 @@ impl Agent {
     /// Removes what it leaves in the kernel on purpose.
     pub(super) fn detach(&self, lab: &Lab) -> Result<()> {
         let program = self.program.to_string_lossy();
-        let node = lab.at(&self.node)?;
-        node.output(&[&program, "detach", "--bpffs", BPFFS, "--instance", &self.instance])?;
+        let place = self.place();
+        let words = ["detach"].into_iter().chain(place.iter().map(String::as_str));
+        let argv: Vec<_> = std::iter::once(&*program).chain(words).collect();
+        lab.at(&self.node)?.output(&argv)?;
         Ok(())
     }
 }

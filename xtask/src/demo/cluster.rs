@@ -210,3 +210,104 @@ pub(super) fn output(command: &mut Command) -> Result<String> {
     }
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::demo::expected::{Address, Expected};
+
+    const DEMO: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/demo");
+
+    /// Whether a Service has this address in some family, as its manifest says.
+    fn serves(service: &Value, slices: &[Value], address: &Address, family: Family) -> bool {
+        let at = address.of(family);
+        let (ip, port) = (at.ip().to_string(), u64::from(at.port()));
+        let has = |list: &Value, text: &str| {
+            let list = list.as_sequence().into_iter().flatten();
+            list.clone().any(|entry| entry == text || entry["ip"] == text)
+        };
+        let port_is = |field: &str| {
+            let ports = service["spec"]["ports"].as_sequence().into_iter().flatten();
+            ports.clone().any(|entry| {
+                entry[field].as_u64() == Some(port) && entry["protocol"] == address.proto.to_string().as_str()
+            })
+        };
+        match address.kind.as_str() {
+            "ClusterIP" => has(&service["spec"]["clusterIPs"], &ip) && port_is("port"),
+            "externalIP" => has(&service["spec"]["externalIPs"], &ip) && port_is("port"),
+            "LoadBalancer" => has(&service["status"]["loadBalancer"]["ingress"], &ip) && port_is("port"),
+            "NodePort" => port_is("nodePort"),
+            "Headless" => slices.iter().any(|slice| {
+                let endpoints = slice["endpoints"].as_sequence().into_iter().flatten();
+                endpoints.clone().any(|endpoint| has(&endpoint["addresses"], &ip))
+            }),
+            kind => panic!("unknown kind of address {kind}"),
+        }
+    }
+
+    #[test]
+    fn every_address_that_is_tried_is_in_the_manifests() {
+        let documents = read_manifests(&Path::new(DEMO).join("manifests")).unwrap();
+        let (services, others): (Vec<_>, Vec<_>) = documents
+            .into_iter()
+            .map(|(_, value)| value)
+            .partition(|value| value["kind"] == "Service");
+        let text = fs::read_to_string(Path::new(DEMO).join("expected.yaml")).unwrap();
+        let expected = Expected::parse(&text, &topology(crate::demo::PodNetwork::Routed)).unwrap();
+        for (name, address) in &expected.addresses {
+            let service = name.split(' ').next().unwrap();
+            let service = services.iter().find(|value| value["metadata"]["name"] == service);
+            let service = service.unwrap_or_else(|| panic!("{name}: there is no such Service"));
+            let slices: Vec<_> = others
+                .iter()
+                .filter(|slice| {
+                    slice["metadata"]["labels"]["kubernetes.io/service-name"] == service["metadata"]["name"]
+                })
+                .cloned()
+                .collect();
+            for family in Family::BOTH {
+                assert!(serves(service, &slices, address, family), "{name} {family:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_nodes_and_pods_of_the_manifests_are_those_of_the_lab() {
+        let topology = topology(crate::demo::PodNetwork::Routed);
+        let documents = read_manifests(&Path::new(DEMO).join("manifests")).unwrap();
+        let (mut nodes, mut endpoints) = (0, 0);
+        for (file, value) in documents {
+            if value["kind"] == "Node" {
+                let node = topology
+                    .nodes
+                    .iter()
+                    .find(|node| value["metadata"]["name"] == node.name.as_str());
+                let node = node.expect("a node of the lab");
+                for (position, cidr) in node.pod_cidr.both().iter().enumerate() {
+                    assert_eq!(value["spec"]["podCIDRs"][position], cidr.to_string().as_str());
+                }
+                for (position, ip) in node.addr.both().iter().enumerate() {
+                    assert_eq!(
+                        value["status"]["addresses"][position]["address"],
+                        ip.to_string().as_str()
+                    );
+                }
+                nodes += 1;
+            }
+            let ipv6 = value["addressType"] == "IPv6";
+            for endpoint in value["endpoints"].as_sequence().into_iter().flatten() {
+                let pod = topology
+                    .pods()
+                    .find(|(_, pod)| endpoint["targetRef"]["name"] == pod.name.as_str());
+                let (node, pod) = pod.expect("a pod of the lab");
+                let family = if ipv6 { Family::V6 } else { Family::V4 };
+                let ip = pod.addr.of(family).to_string();
+                assert_eq!(endpoint["addresses"][0], ip.as_str(), "{file}: {}", pod.name);
+                assert_eq!(endpoint["nodeName"], node.name.as_str(), "{file}: {}", pod.name);
+                endpoints += 1;
+            }
+        }
+        assert_eq!(nodes, topology.nodes.len());
+        assert!(endpoints > 30, "{endpoints} endpoints were compared");
+    }
+}

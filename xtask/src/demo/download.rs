@@ -10,9 +10,9 @@ use super::expected::{Download, Expected, Phase};
 use crate::report::{Check, Report};
 
 /// Bytes a second.
-const RATE: u64 = 4 << 20;
+const RATE: u64 = 12 << 20;
 /// What must come in after a change for the download to count as going on.
-const PROOF: u64 = 512 << 10;
+const PROOF: u64 = 1 << 20;
 /// How long that may take.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// The longest pause that counts as undisturbed: below the second after which TCP calls a first loss repaired.

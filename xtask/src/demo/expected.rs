@@ -232,7 +232,7 @@ mod tests {
         assert!(answers.contains(&&Answer::Nobody(Nobody::Silent)));
         let sees_node =
             |a: &&Answer| matches!(a, Answer::Pods(pods) if pods.values().any(|seen| seen != OWN));
-        assert!(answers.iter().any(|a| sees_node(a)));
+        assert!(answers.iter().any(sees_node));
     }
 
     #[test]

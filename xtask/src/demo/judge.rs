@@ -141,7 +141,8 @@ mod tests {
         let (client, node1) = ("203.0.113.10", "192.168.0.1");
         let two = "{ pod1-1: own, pod2-1: node1 }";
         let even = ("pod2-1", node1, 30);
-        let table: &[(&str, &str, &[(&str, &str, u32)], bool)] = &[
+        type Outcomes<'a> = &'a [(&'a str, &'a str, u32)];
+        let table: &[(&str, &str, Outcomes<'_>, bool)] = &[
             ("as expected", two, &[("pod1-1", client, 30), even], true),
             (
                 "uneven by chance",

@@ -33,7 +33,7 @@ pub(super) struct Table<'a> {
     pub(super) addresses: &'a BTreeMap<Family, Addresses>,
 }
 
-const CLIENT_WIDTH: usize = 26;
+const CLIENT_WIDTH: usize = 28;
 
 impl fmt::Display for Table<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -207,13 +207,13 @@ mod tests {
                 &[("pod1-1", own), ("pod2-1", node)]
             ),
             format!(
-                "{heading}    from client by way of node1 pod1-1 50%  pod2-1 50%   \
+                "{heading}    from client by way of node1  pod1-1 50%  pod2-1 50%   \
                  source seen: pod1-1 the client's own, pod2-1 node1\n"
             )
         );
         assert_eq!(
             check("silent", &[("", ""), ("", "")]),
-            format!("{heading}    from client by way of node1 silent\n")
+            format!("{heading}    from client by way of node1  silent\n")
         );
     }
 

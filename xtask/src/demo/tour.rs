@@ -7,7 +7,7 @@ use anyhow::Result;
 use super::cluster::Cluster;
 
 /// The text that `--keep` ends with.
-pub(super) fn text(cluster: &Cluster, program: &std::path::Path) -> Result<String> {
+pub(super) fn text(cluster: &Cluster) -> Result<String> {
     let lab = &cluster.lab;
     let mut out = String::from("\nThe cluster stays up. Look around:\n");
     let mut add = |what: &str, command: String| {
@@ -30,7 +30,10 @@ pub(super) fn text(cluster: &Cluster, program: &std::path::Path) -> Result<Strin
     add("a shell on node1", lab.how_to_enter("node1")?);
     if let Some(agent) = cluster.agents.first() {
         let map = |name: &str| format!("bpftool map dump pinned {}", agent.map(name).display());
-        add("what the agent of node1 serves", agent.status_command(program));
+        add(
+            "what the agent of node1 serves",
+            crate::child::line(&agent.status_command()),
+        );
         add(
             "its programs on the node's devices",
             format!("{} bpftool net", lab.how_to_enter("node1")?),
