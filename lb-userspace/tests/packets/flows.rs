@@ -1,7 +1,7 @@
 //! The life of flows: their ports, who gives way to whom, what is repaired, and when a connection begins anew.
 
 use lb_common::{
-    abi::{Action, Flow, FrontendKind, Node, Outcome, Phase, Protocol, State, Tuple},
+    abi::{Action, Event, Flow, FrontendKind, Node, Outcome, Phase, Protocol, State, Tuple},
     testing::packet::Packet,
 };
 
@@ -232,11 +232,19 @@ fn lost_half(site: &Site, forward_is_lost: bool) -> Row {
     // Both halves are written once a tick.
     .doing(age(site, kept, 2));
     if forward_is_lost {
-        row.then(send(UplinkIn, &back).goes_out_as(ForwardedFlow, &undone))
-            .leaves(vec![relayed_flow(site, &sent, &there, State::Answered)])
+        row.then(
+            send(UplinkIn, &back)
+                .goes_out_as(ForwardedFlow, &undone)
+                .with(Event::FlowRepaired),
+        )
+        .leaves(vec![relayed_flow(site, &sent, &there, State::Answered)])
     } else {
-        row.then(send(UplinkIn, &sent).goes_out_as(ForwardedFlow, &there))
-            .leaves(vec![relayed_flow(site, &sent, &there, State::New)])
+        row.then(
+            send(UplinkIn, &sent)
+                .goes_out_as(ForwardedFlow, &there)
+                .with(Event::FlowRepaired),
+        )
+        .leaves(vec![relayed_flow(site, &sent, &there, State::New)])
     }
 }
 
@@ -278,15 +286,19 @@ fn displaced(site: &Site) -> Row {
         site.at(Host::Client, PORT),
         site.cluster_ip(Svc::Local),
     );
+    let displacing = |sent: &Packet| {
+        let sent = send(UplinkIn, sent).becomes(ForwardedNew, &there(sent));
+        sent.with(Event::FlowDisplaced)
+    };
     Row::new("new flows displace unanswered ones, never established ones")
         .doing(|world| world.set_node(|node| node.embryo_mask = 0))
         .then(send(UplinkIn, &stays).becomes(ForwardedNew, &there(&stays)))
         .then(send(UplinkOut, &answer(&there(&stays))).becomes(ForwardedFlow, &answer(&stays)))
         .then(send(UplinkIn, &data(&stays)).becomes(ForwardedFlow, &data(&there(&stays))))
         .then(send(UplinkIn, &goes).becomes(ForwardedNew, &there(&goes)))
-        .then(send(UplinkIn, &datagram).becomes(ForwardedNew, &there(&datagram)))
-        .then(send(UplinkIn, &last).becomes(ForwardedNew, &there(&last)))
-        .then(send(UplinkIn, &goes).becomes(ForwardedNew, &there(&goes)))
+        .then(displacing(&datagram))
+        .then(displacing(&last))
+        .then(displacing(&goes))
         .leaves(vec![
             translation(&stays, &there(&stays), State::Established),
             translation(&goes, &there(&goes), State::New),

@@ -1,6 +1,6 @@
 //! A flow table that is full: what is known goes on, what is new is dropped and leaves nothing behind.
 
-use lb_common::abi::{Kind, Outcome};
+use lb_common::abi::{Event, Kind, Outcome};
 
 use crate::{
     exchange::{answer, data, syn},
@@ -42,7 +42,11 @@ fn fill(world: &mut World, site: &Site, program: Program) {
                 }
                 known.push(sent);
             }
-            outcome => assert_eq!(outcome, Outcome::DroppedFlowsFull, "port {port}"),
+            outcome => {
+                let got = (outcome, &run.events[..]);
+                let full = (Outcome::DroppedFlowsFull, &[Event::CreateFull][..]);
+                assert_eq!(got, full, "port {port}");
+            }
         }
     }
     let flows = world.maps(site.family).flows();

@@ -4,7 +4,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use lb_common::{
-    abi::{Action, Counter, Flow, Outcome, Phase, State, Tuple},
+    abi::{Action, Counter, Event, Flow, Outcome, Phase, State, Tuple},
     net::flow_hash,
     testing::{dump, packet::Packet, pcap},
 };
@@ -37,6 +37,7 @@ pub(crate) struct Sent {
     from: Option<Dev>,
     frame: Vec<u8>,
     expected: Option<Expected>,
+    events: Vec<Event>,
 }
 
 struct Expected {
@@ -58,6 +59,7 @@ pub(crate) fn send_bytes(program: Program, frame: Vec<u8>) -> Sent {
         from: None,
         frame,
         expected: None,
+        events: Vec::new(),
     }
 }
 
@@ -108,6 +110,12 @@ impl Sent {
         };
         let frame = self.frame.clone();
         self.expect(outcome, verdict, frame)
+    }
+
+    /// This is counted beside it.
+    pub(crate) fn with(mut self, event: Event) -> Self {
+        self.events.push(event);
+        self
     }
 
     fn expect(self, outcome: Outcome, verdict: u32, frame: Vec<u8>) -> Self {
@@ -343,18 +351,21 @@ fn check_packet(world: &mut World, site: &Site, sent: &Sent, name: &str) -> Resu
         verdict: expected.verdict,
         frame: expected.frame.clone(),
         counted: vec![(sent.program.hook(), expected.outcome, counter)],
+        events: sent.events.clone(),
     };
     if got == wanted {
         return Ok(());
     }
     let mut error = format!(
-        "{} on {}: verdict {}, expected {}; counted {:?}, expected {:?}\n",
+        "{} on {}: verdict {}, expected {}; counted {:?} {:?}, expected {:?} {:?}\n",
         sent.program.name(),
         sent.dev.name(),
         got.verdict,
         wanted.verdict,
         got.counted,
-        wanted.counted
+        got.events,
+        wanted.counted,
+        wanted.events
     );
     if got.frame != wanted.frame {
         let saved = pcap::save(name, &[&sent.frame, &got.frame, &wanted.frame]);

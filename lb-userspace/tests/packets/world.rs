@@ -9,7 +9,7 @@ use aya::{
     programs::{Program as Loaded, SchedClassifier, Xdp, XdpMode},
 };
 use lb_common::abi::{
-    COUNTERS, Counter, Device, Family as _, Hook, Node, Outcome, ROWS_PER_ELEMENT, Rows, V4, V6, names,
+    COUNTERS, Counter, Device, Event, Family as _, Hook, Node, Outcome, ROWS_PER_ELEMENT, Rows, V4, V6, names,
 };
 use lb_lab::skip;
 use lb_userspace::load::embedded;
@@ -114,6 +114,8 @@ pub(crate) struct Run {
     pub(crate) frame: Vec<u8>,
     /// Counters that moved, and by how much.
     pub(crate) counted: Vec<(Hook, Outcome, Counter)>,
+    /// What was counted beside them.
+    pub(crate) events: Vec<Event>,
 }
 
 /// Programs and maps in the kernel.
@@ -288,6 +290,7 @@ impl World {
             verdict: result.return_value,
             frame: out,
             counted: difference(&before, &self.counted),
+            events: events(&before, &self.counted),
         }
     }
 
@@ -379,4 +382,16 @@ fn difference(before: &[Counter], after: &[Counter]) -> Vec<(Hook, Outcome, Coun
         }
     }
     moved
+}
+
+/// Each as often as it was counted.
+fn events(before: &[Counter], after: &[Counter]) -> Vec<Event> {
+    let times = |event: &Event| {
+        let index = event.index() as usize;
+        (after[index].packets - before[index].packets) as usize
+    };
+    Event::ALL
+        .iter()
+        .flat_map(|event| std::iter::repeat_n(*event, times(event)))
+        .collect()
 }
