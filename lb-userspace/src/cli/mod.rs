@@ -1,6 +1,7 @@
 //! The command line.
 
 mod detach;
+mod dump;
 mod run;
 mod status;
 
@@ -33,6 +34,9 @@ enum Command {
     Run(Box<run::RunArgs>),
     /// Say what the running agent serves, on which devices, and which generation is live.
     Status(status::StatusArgs),
+    /// Print what the maps in the kernel mean, also while no agent runs. (`bpftool map dump` shows the maps
+    /// themselves.)
+    Dump(dump::DumpArgs),
     /// Take programs, maps, lb0 and its routes out of the kernel. The agent must not be running.
     Detach(detach::DetachArgs),
 }
@@ -72,6 +76,7 @@ impl Cli {
         match self.command {
             Command::Run(args) => crate::agent::run(args.config()?).await,
             Command::Status(args) => status::print(&args),
+            Command::Dump(args) => dump::print(args),
             Command::Detach(args) => detach::detach(args).await,
         }
     }
