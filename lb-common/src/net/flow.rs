@@ -444,12 +444,15 @@ fn turn_back<A: Copy>(scratch: &mut Scratch<A>) {
     scratch.new_port = 0;
 }
 
-/// The `n`-th source port to try.
+/// The `n`-th source port to try. The steps differ from flow to flow: neighbours would fill whole stretches of
+/// the range, in which all tries of a flow end, long before the range is full.
 #[inline(always)]
 fn port(node: &Node, hash: u32, n: u32) -> u16 {
     let span = (node.snat_last.wrapping_sub(node.snat_first) as u32).wrapping_add(1) & 0xffff;
     let span = if span == 0 { 1 } else { span };
-    node.snat_first.wrapping_add((hash.wrapping_add(n) % span) as u16)
+    let step = hash >> 16 | 1;
+    node.snat_first
+        .wrapping_add((hash.wrapping_add(n.wrapping_mul(step)) % span) as u16)
 }
 
 /// Inserts both halves of `scratch.flow` under `scratch.key`. Unless the source port must be a new one, it is

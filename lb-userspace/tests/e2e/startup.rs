@@ -49,7 +49,7 @@ fn it_says_in_one_sentence_why_it_cannot_start_as_root() {
     let dir = ["--node-name", "node1", "--source", "dir", "--manifests"];
     let good = [&dir[..], &[&manifests]].concat();
     let unprivileged = ["setpriv", "--bounding-set=-all", "--inh-caps=-all"];
-    let cases: [(&str, &[&str], Vec<&str>, &[&str]); 7] = [
+    let cases: [(&str, &[&str], Vec<&str>, &[&str]); 6] = [
         (
             "no node name",
             &[],
@@ -85,12 +85,6 @@ fn it_says_in_one_sentence_why_it_cannot_start_as_root() {
             &[],
             vec!["--node-name", "node1", "--kubeconfig", "/nowhere/kubeconfig"],
             &["/nowhere/kubeconfig"],
-        ),
-        (
-            "a name for pins that is none",
-            &[],
-            [&good[..], &["--instance", "a/b"]].concat(),
-            &["a/b"],
         ),
     ];
     for (what, wrapper, arguments, words) in cases {
