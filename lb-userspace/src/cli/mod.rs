@@ -1,12 +1,13 @@
 //! The command line.
 
+mod counters;
 mod detach;
 mod dump;
 mod run;
 mod status;
 
 use anyhow::Result;
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::config::Instance;
 
@@ -26,6 +27,7 @@ const EXAMPLES: &str = "Examples:
   lb-agent run --node-name $(hostname)                     a node of a cluster, by ~/.kube/config
   lb-agent run --source dir --manifests ./services         one machine without a cluster
   lb-agent status                                          what is served, and on which devices
+  lb-agent counters                                        what became of packets, and why
   lb-agent detach                                          take everything out of the kernel again";
 
 #[derive(Subcommand, Debug)]
@@ -37,6 +39,8 @@ enum Command {
     /// Print what the maps in the kernel mean, also while no agent runs. (`bpftool map dump` shows the maps
     /// themselves.)
     Dump(dump::DumpArgs),
+    /// Say what became of packets, hook by hook. Works without an agent too.
+    Counters(counters::CountersArgs),
     /// Take programs, maps, lb0 and its routes out of the kernel. The agent must not be running.
     Detach(detach::DetachArgs),
 }
@@ -53,6 +57,15 @@ struct InstanceArgs {
     /// Directory for run-time files; the status is written to DIR/INSTANCE/status.json.
     #[arg(long, value_name = "DIR", default_value = "/run/lb")]
     run_dir: std::path::PathBuf,
+}
+
+/// How something is printed.
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+enum Output {
+    /// For people.
+    Text,
+    /// For programs.
+    Json,
 }
 
 impl From<InstanceArgs> for Instance {
@@ -77,6 +90,7 @@ impl Cli {
             Command::Run(args) => crate::agent::run(args.config()?).await,
             Command::Status(args) => status::print(&args),
             Command::Dump(args) => dump::print(args),
+            Command::Counters(args) => counters::print(&args),
             Command::Detach(args) => detach::detach(args).await,
         }
     }

@@ -1,27 +1,20 @@
 //! `lb-agent status`: reads what the running agent wrote.
 
 use std::{
+    collections::BTreeMap,
     fmt::Write as _,
     fs,
     io::{self, Write as _},
 };
 
 use anyhow::{Context, Result, bail};
-use clap::{Args, ValueEnum};
+use clap::Args;
 
-use super::InstanceArgs;
+use super::{InstanceArgs, Output, counters};
 use crate::{
     agent::{lock::Lock, report::Report},
     config::Instance,
 };
-
-#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
-enum Output {
-    /// For people.
-    Text,
-    /// For programs.
-    Json,
-}
 
 /// Flags of `lb-agent status`.
 #[derive(Args, Debug)]
@@ -47,11 +40,19 @@ pub(super) fn print(args: &StatusArgs) -> Result<()> {
     let report: Report = serde_json::from_str(&text)
         .with_context(|| format!("{} was written by an agent of another version", file.display()))?;
     let alive = Lock::is_held(&instance);
+    // Without root the rest of the status can still be read.
+    let counted = counters::read(&instance)?.ok();
+    let events: BTreeMap<_, _> = counted
+        .iter()
+        .flat_map(|counters| &counters.events)
+        .map(|(event, count)| (event.name(), *count))
+        .collect();
     let output = match args.output {
-        Output::Text => describe(&report, alive),
+        Output::Text => describe(&report, alive) + &describe_events(&events),
         Output::Json => {
             let mut value = serde_json::to_value(&report)?;
             value["alive"] = alive.into();
+            value["flow_events"] = serde_json::to_value(&events)?;
             format!("{value:#}\n")
         }
     };
@@ -60,6 +61,18 @@ pub(super) fn print(args: &StatusArgs) -> Result<()> {
         bail!("the agent is not running; what it has left in the kernel goes on as it was");
     }
     Ok(())
+}
+
+fn describe_events(events: &BTreeMap<&str, u64>) -> String {
+    let happened: Vec<_> = events
+        .iter()
+        .filter(|(_, count)| **count > 0)
+        .map(|(name, count)| format!("{name} {count}"))
+        .collect();
+    if happened.is_empty() {
+        return String::new();
+    }
+    format!("flow table: {}\n", happened.join(", "))
 }
 
 fn describe(report: &Report, alive: bool) -> String {

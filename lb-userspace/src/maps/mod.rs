@@ -2,6 +2,7 @@
 
 pub mod audit;
 pub mod bpf;
+pub mod counters;
 mod dump;
 pub mod fake;
 mod membarrier;
