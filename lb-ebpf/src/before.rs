@@ -6,7 +6,7 @@ use aya_ebpf::{
 };
 use lb_common::{
     abi::{Action, DeviceKind, Flow, Hook, Kind, Outcome, Phase, V4, V6},
-    net::{Arrival, Before, Cursor, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Scratch, Tables, before},
+    net::{Arrival, Before, Cursor, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Scratch, Tables, before, tcp_flag},
 };
 
 use crate::{
@@ -100,6 +100,10 @@ fn open<F: Maps>(packet: &Tc, scratch: &mut Scratch<F::Addr>, hook: Hook, kind: 
         }
         Before::Leave(outcome) => {
             let outcome = match (hook, outcome.kind()) {
+                // A RST is never answered (RFC 9293, section 3.10.7.1).
+                (Hook::HostOut, Kind::Passed) if scratch.parsed.flags & tcp_flag::RST != 0 => {
+                    Outcome::DroppedUnknownFlow
+                }
                 (Hook::HostOut, Kind::Passed) => Outcome::RejectedNoFrontend,
                 _ => outcome,
             };

@@ -144,10 +144,24 @@ impl Shared {
 
 /// Sends a frame out of a device.
 pub(crate) fn send(netns: &Netns, device: &str, frame: &[u8]) -> Result<()> {
-    open(netns, device)?
-        .send(frame)
-        .with_context(|| format!("cannot send out of {device}"))?;
-    Ok(())
+    send_all(netns, device, [frame]).map(drop)
+}
+
+/// Sends frames out of a device; returns how many.
+pub(crate) fn send_all(
+    netns: &Netns,
+    device: &str,
+    frames: impl IntoIterator<Item = impl AsRef<[u8]>>,
+) -> Result<u32> {
+    let socket = open(netns, device)?;
+    let mut sent = 0;
+    for frame in frames {
+        socket
+            .send(frame.as_ref())
+            .with_context(|| format!("cannot send out of {device}"))?;
+        sent += 1;
+    }
+    Ok(sent)
 }
 
 fn open(netns: &Netns, device: &str) -> Result<Socket> {

@@ -127,6 +127,11 @@ impl Place {
         capture::send(&self.netns, device, frame)
     }
 
+    /// Sends many Ethernet frames out of `device`, as fast as it takes them; returns how many.
+    pub fn send_all(&self, device: &str, frames: impl IntoIterator<Item = Vec<u8>>) -> Result<u32> {
+        capture::send_all(&self.netns, device, frames)
+    }
+
     /// Gives `device` one more address, usable at once. (The place's own addresses stay what they were.)
     pub fn add_address(&self, ip: IpAddr, device: &str) -> Result<()> {
         let nodad = links::nodad(Family::of(ip));

@@ -299,16 +299,17 @@ fn plan<F: Net, T: Tables<F>>(
     let Some(set) = tables.set(service) else {
         return Outcome::PassedNoFrontend;
     };
+    let flags = scratch.parsed.flags;
+    // Not even a refusal answers a RST (RFC 9293, section 3.10.7.1): two nodes would answer each other for ever.
+    if flags & RST != 0 {
+        return Outcome::DroppedUnknownFlow;
+    }
     let (scope, table, rows) = match choose(kind, client, set) {
         Choice::Forward { scope, table, rows } => (scope, table, rows),
         Choice::Refuse(outcome) => return outcome,
     };
-    let flags = scratch.parsed.flags;
-    let first = flags & (SYN | ACK | RST) == SYN || scratch.parsed.tuple.protocol != Protocol::Tcp as u8;
+    let first = flags & (SYN | ACK) == SYN || scratch.parsed.tuple.protocol != Protocol::Tcp as u8;
     if !first {
-        if flags & RST != 0 {
-            return Outcome::DroppedUnknownFlow;
-        }
         // Any node would have made the same choice; other choices cannot be known again.
         let common = client == Client::Outside && scope == Scope::Cluster && !set.has(Set::AFFINITY);
         if !common {

@@ -36,11 +36,11 @@ enum Command {
     Run(Box<run::RunArgs>),
     /// Say what the running agent serves, on which devices, and which generation is live.
     Status(status::StatusArgs),
+    /// Say what became of packets, hook by hook. Works without an agent too.
+    Counters(counters::CountersArgs),
     /// Print what the maps in the kernel mean, also while no agent runs. (`bpftool map dump` shows the maps
     /// themselves.)
     Dump(dump::DumpArgs),
-    /// Say what became of packets, hook by hook. Works without an agent too.
-    Counters(counters::CountersArgs),
     /// Take programs, maps, lb0 and its routes out of the kernel. The agent must not be running.
     Detach(detach::DetachArgs),
 }
@@ -89,8 +89,8 @@ impl Cli {
         match self.command {
             Command::Run(args) => crate::agent::run(args.config()?).await,
             Command::Status(args) => status::print(&args),
-            Command::Dump(args) => dump::print(args),
             Command::Counters(args) => counters::print(&args),
+            Command::Dump(args) => dump::print(args),
             Command::Detach(args) => detach::detach(args).await,
         }
     }

@@ -117,7 +117,7 @@ impl RunArgs {
         Ok(Config {
             node_name,
             source: match (source, manifests) {
-                (Source::Dir, Some(folder)) => SourceConfig::Directory(folder),
+                (Source::Dir, Some(folder)) => SourceConfig::Directory(readable(folder)?),
                 (Source::Dir, None) => bail!("--source dir needs --manifests DIR"),
                 (Source::Kubernetes, _) => SourceConfig::Kubernetes(KubeOptions {
                     kubeconfig,
@@ -137,6 +137,17 @@ impl RunArgs {
             linger: Duration::from_secs(address_linger),
             tc_attach,
         })
+    }
+}
+
+/// A folder that goes away later is waited for; one that is not there at the start is a slip of the pen.
+fn readable(folder: PathBuf) -> Result<PathBuf> {
+    match fs::read_dir(&folder) {
+        Ok(_) => Ok(folder),
+        Err(error) => bail!(
+            "cannot read the manifests in {}: {error}; give --manifests a directory that exists",
+            folder.display()
+        ),
     }
 }
 
@@ -176,7 +187,7 @@ mod tests {
     #[test]
     fn flags_become_domain_types() {
         let config = parse(
-            "--source dir --manifests m --node-name n1 --service-cidr 10.96.0.0/12,fd00:96::/112 \
+            "--source dir --manifests . --node-name n1 --service-cidr 10.96.0.0/12,fd00:96::/112 \
              --snat-ports 62000-62999 --device eth1 --device wg*=tunnel --tc-attach clsact --seed 7",
         )
         .unwrap();
@@ -191,6 +202,7 @@ mod tests {
     fn what_is_missing_or_wrong_is_named() {
         for (line, word) in [
             ("--source dir --node-name n1", "--manifests"),
+            ("--source dir --manifests no/such --node-name n1", "no/such"),
             ("--node-name n1 --snat-ports 9-8", "FIRST-LAST"),
             ("--node-name n1 --snat-ports 0-8", "FIRST-LAST"),
             ("--node-name n1 --service-cidr 10.0.0.0/33", "10.0.0.0/33"),

@@ -21,6 +21,7 @@ pub(crate) struct Cluster {
     pub(crate) lab: Lab,
     manifests: PathBuf,
     agents: Vec<Agent>,
+    source: Vec<String>,
     extra: Vec<String>,
 }
 
@@ -48,18 +49,31 @@ impl Cluster {
 
     /// A lab of this topology, with agents that get these arguments more.
     pub(crate) fn with(topology: Topology, arguments: &[&str]) -> Self {
+        let lab = Self::lab(topology);
+        let manifests = lab.folder().join("manifests");
+        fs::create_dir_all(&manifests).expect("the lab's folder can be written");
+        fs::write(manifests.join("nodes.yaml"), service::nodes(&lab))
+            .expect("the lab's folder can be written");
+        let source = ["dir", "--manifests", &manifests.to_string_lossy()].map(str::to_owned);
+        Self::run(lab, &source, arguments)
+    }
+
+    /// A lab of this topology in which all pods serve, and no agent runs.
+    pub(crate) fn lab(topology: Topology) -> Lab {
         let topology = Topology {
             tag: "lbe".into(),
             ..topology
         };
         let lab = Lab::build(&topology).expect("the lab can be built");
         lab.serve_in_pods(TARGET).expect("pods serve");
-        let manifests = lab.folder().join("manifests");
-        fs::create_dir_all(&manifests).expect("the lab's folder can be written");
-        fs::write(manifests.join("nodes.yaml"), service::nodes(&lab))
-            .expect("the lab's folder can be written");
+        lab
+    }
+
+    /// Starts agents in a lab that take their objects from `source`: what follows `--source`.
+    pub(crate) fn run(lab: Lab, source: &[String], arguments: &[&str]) -> Self {
         let mut cluster = Self {
-            agents: topology
+            agents: lab
+                .topology()
                 .nodes
                 .iter()
                 .map(|n| Agent {
@@ -67,8 +81,9 @@ impl Cluster {
                     child: None,
                 })
                 .collect(),
+            source: source.to_vec(),
             extra: arguments.iter().map(ToString::to_string).collect(),
-            manifests,
+            manifests: lab.folder().join("manifests"),
             lab,
         };
         for node in 0..cluster.agents.len() {
@@ -87,12 +102,21 @@ impl Cluster {
         if fs::read_to_string(&path).is_ok_and(|old| old == text) {
             return;
         }
-        self.change(|| {
-            // A rename, as any careful writer does it: no reader sees half a file.
-            let new = path.with_extension("new");
-            fs::write(&new, text).expect("the lab's folder can be written");
-            fs::rename(&new, &path).expect("the lab's folder can be written");
-        });
+        self.change(|| self.write(service));
+    }
+
+    /// Writes a Service's manifests and waits for nothing.
+    pub(crate) fn write(&self, service: &Service) {
+        self.write_file(&format!("{}.yaml", service.name()), &service.manifests());
+    }
+
+    /// Writes any file among the manifests.
+    pub(crate) fn write_file(&self, name: &str, text: &str) {
+        // A rename, as any careful writer does it: no reader sees half a file.
+        let path = self.manifests.join(name);
+        let new = path.with_extension("new");
+        fs::write(&new, text).expect("the lab's folder can be written");
+        fs::rename(&new, &path).expect("the lab's folder can be written");
     }
 
     /// Removes a Service's manifests.
@@ -144,6 +168,22 @@ impl Cluster {
         }
     }
 
+    /// Waits until the status of a node is as wanted; gives it.
+    pub(crate) fn eventually_status(
+        &self,
+        node: usize,
+        what: &str,
+        wanted: impl Fn(&serde_json::Value) -> bool,
+    ) -> serde_json::Value {
+        let mut last = serde_json::Value::Null;
+        let result = wait_for(SETTLED, what, || {
+            last = self.status(node);
+            wanted(&last)
+        });
+        assert!(result.is_ok(), "{what}: {last:#}\n{}", self.log(node));
+        last
+    }
+
     /// What `lb-agent status -o json` says on a node.
     pub(crate) fn status(&self, node: usize) -> serde_json::Value {
         let output = self.agent(node, &["status", "-o", "json"]);
@@ -174,7 +214,8 @@ impl Cluster {
         )
     }
 
-    fn instance(&self, node: usize) -> [String; 6] {
+    /// The arguments that name a node's instance.
+    pub(crate) fn instance(&self, node: usize) -> [String; 6] {
         let name = &self.agents[node].node;
         let run = self.lab.folder().join(format!("{name}-run"));
         [
@@ -199,13 +240,11 @@ impl Cluster {
         let mut argv = vec![
             agent_path().to_string_lossy().into_owned(),
             "run".into(),
-            "--source".into(),
-            "dir".into(),
-            "--manifests".into(),
-            self.manifests.to_string_lossy().into_owned(),
             "--node-name".into(),
             name.clone(),
+            "--source".into(),
         ];
+        argv.extend(self.source.iter().cloned());
         argv.extend(
             plan.services
                 .both()
@@ -278,14 +317,15 @@ impl Cluster {
             .expect("the probe runs")
     }
 
-    /// Every agent's counters and log, for a failed test.
+    /// What every agent says, counts and logs, for a failed test.
     pub(crate) fn diagnosis(&self) -> String {
         (0..self.agents.len())
             .map(|node| {
+                let status = self.agent(node, &["status"]).0;
+                let counters = crate::dump::counters(&self.pins(node)).join("\n  ");
                 format!(
-                    "--- {}\n{:#}\n{}\n",
+                    "--- {}\n{status}counters:\n  {counters}\nlog:\n{}\n",
                     self.agents[node].node,
-                    self.status(node),
                     self.log(node)
                 )
             })

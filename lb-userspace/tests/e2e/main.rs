@@ -1,10 +1,22 @@
 //! Real agents, real programs, real packets: clusters of network namespaces with the netfilter rules that
 //! clusters have. Every test needs root and the embedded eBPF object, and says so where they are missing.
 
+#[allow(dead_code)] // what only other test programs use
+#[path = "../common/apiserver.rs"]
+mod apiserver;
 mod change;
 mod cluster;
-mod operate;
+mod detach;
+mod dump;
+mod flood;
+mod kubernetes;
+mod load;
 mod reach;
 mod refuse;
+mod restart;
+mod rows;
+mod scale;
 mod service;
+mod startup;
+mod status;
 mod transfer;

@@ -108,7 +108,7 @@ enum Expect {
 
 /// Where a client connects to.
 #[derive(Clone, Copy, Debug)]
-enum Address {
+pub(crate) enum Address {
     ClusterIp,
     LoadBalancer,
     External,
@@ -204,7 +204,8 @@ fn check(test: &str, network: PodNetwork, netfilter: Netfilter, bridge_nf_call: 
 }
 
 impl Address {
-    fn socket(self, cluster: &Cluster, family: Family, number: u16, port: u16) -> SocketAddr {
+    /// The address of the Service of this number; `port` is its NodePort.
+    pub(crate) fn socket(self, cluster: &Cluster, family: Family, number: u16, port: u16) -> SocketAddr {
         let plan = &cluster.lab.topology().plan;
         match self {
             Self::ClusterIp => socket(plan.services.nth(number), family, PORT),

@@ -55,6 +55,12 @@ impl Endpoint {
         (self.ready, self.terminating) = (false, true);
         self
     }
+
+    /// Neither ready nor serving: not yet started, or failing its probe.
+    pub(crate) fn failing(mut self) -> Self {
+        (self.ready, self.serving) = (false, false);
+        self
+    }
 }
 
 impl Service {
@@ -69,6 +75,18 @@ impl Service {
             created: 0,
             endpoints: Vec::new(),
         }
+    }
+
+    /// The same without an address of its own: its name leads to its pods.
+    pub(crate) fn headless(mut self) -> Self {
+        self.spec["clusterIP"] = "None".into();
+        self
+    }
+
+    /// A Service that is another name for a host elsewhere.
+    pub(crate) fn external_name(lab: &Lab, name: &str, number: u16, host: &str) -> Self {
+        let service = Self::new(lab, name, number).set("externalName", host);
+        service.set("type", "ExternalName")
     }
 
     /// The same with ready endpoints.
@@ -124,11 +142,6 @@ impl Service {
         &self.name
     }
 
-    /// Its ClusterIPs.
-    pub(crate) fn cluster(&self) -> Dual {
-        self.cluster
-    }
-
     /// The Service and its two EndpointSlices, as a YAML stream.
     pub(crate) fn manifests(&self) -> String {
         let mut documents = vec![self.service()];
@@ -142,8 +155,12 @@ impl Service {
     fn service(&self) -> Value {
         let mut spec = self.spec.clone();
         let addresses: Vec<_> = self.cluster.both().iter().map(IpAddr::to_string).collect();
-        spec["clusterIP"] = addresses[0].clone().into();
-        spec["clusterIPs"] = addresses.into();
+        if spec["clusterIP"] == "None" {
+            spec["clusterIPs"] = json!(["None"]);
+        } else if spec["type"] != "ExternalName" {
+            spec["clusterIP"] = addresses[0].clone().into();
+            spec["clusterIPs"] = addresses.into();
+        }
         spec["ipFamilies"] = json!(["IPv4", "IPv6"]);
         spec["ports"] = Proto::BOTH
             .iter()

@@ -33,9 +33,13 @@ impl Addresses {
         let mut addresses = BTreeMap::new();
         for node in &topology.nodes {
             let mut own = vec![node.addr.of(family)];
-            // What a node sends into the tunnel carries the address of its end of the tunnel.
-            if topology.network == PodNetwork::Tunnel {
-                own.push(node.pod_cidr.of(family).nth(0));
+            let pods = node.pod_cidr.of(family);
+            match topology.network {
+                PodNetwork::Routed => {}
+                // What a node sends into the tunnel carries the address of its end of the tunnel.
+                PodNetwork::Tunnel => own.push(pods.nth(0)),
+                // The bridge is the node's device on the way to its pods.
+                PodNetwork::Bridge => own.push(pods.nth(1)),
             }
             addresses.insert(node.name.clone(), own);
         }
@@ -189,15 +193,13 @@ mod tests {
     }
 
     #[test]
-    fn a_node_that_sends_into_a_tunnel_may_show_the_tunnels_address() {
-        let tunnel = Topology::cluster(3, 2).network(PodNetwork::Tunnel);
-        let inside = "10.180.3.0".parse().unwrap();
-        assert_eq!(Addresses::of(&tunnel, Family::V4).name(inside), "node3");
-        let routed = Addresses::of(&Topology::cluster(3, 2), Family::V4);
-        assert_eq!(
-            routed.name(inside),
-            "10.180.3.0",
-            "without a tunnel it is nobody's"
-        );
+    fn a_node_may_show_its_address_in_the_pods_network_if_it_has_one() {
+        let name = |network, address: &str| {
+            let topology = Topology::cluster(3, 2).network(network);
+            Addresses::of(&topology, Family::V4).name(address.parse().unwrap())
+        };
+        assert_eq!(name(PodNetwork::Tunnel, "10.180.3.0"), "node3");
+        assert_eq!(name(PodNetwork::Bridge, "10.180.3.1"), "node3");
+        assert_eq!(name(PodNetwork::Routed, "10.180.3.1"), "10.180.3.1", "nobody's");
     }
 }

@@ -1,0 +1,116 @@
+//! What operators see with bpftool: every pinned map shows fields with names.
+
+use std::{fs, path::Path, process::Command};
+
+use lb_common::abi::{Hook, Outcome};
+use lb_lab::{Family, Netfilter, Proto, Topology};
+use serde_json::Value;
+
+use crate::{
+    cluster::{Cluster, possible},
+    reach::Address,
+    service::Service,
+};
+
+const NODE_PORT: u16 = 30_080;
+
+/// The entries of a pinned map, as `bpftool -j map dump` shows them.
+fn entries(map: &Path) -> Vec<Value> {
+    let output = Command::new("bpftool")
+        .args(["-j", "map", "dump", "pinned"])
+        .arg(map)
+        .output()
+        .expect("bpftool is installed");
+    let text = String::from_utf8_lossy(&output.stdout);
+    match serde_json::from_str(&text) {
+        Ok(Value::Array(entries)) => entries,
+        other => panic!("{}: {other:?}: {text}", map.display()),
+    }
+}
+
+/// The counters of an instance that are not zero, as `hook outcome: packets`.
+pub(crate) fn counters(pins: &Path) -> Vec<String> {
+    let map = pins.join("maps/counters");
+    if !map.exists() {
+        return vec!["(no counters)".to_owned()];
+    }
+    let packets = |entry: &Value| -> u64 {
+        let per_cpu = entry["formatted"]["values"].as_array().into_iter().flatten();
+        per_cpu
+            .filter_map(|value| value["value"]["packets"].as_u64())
+            .sum()
+    };
+    let sums: Vec<u64> = entries(&map).iter().map(packets).collect();
+    let mut lines = Vec::new();
+    for hook in Hook::ALL {
+        for outcome in Outcome::ALL {
+            let sum = sums
+                .get(outcome.index(*hook) as usize)
+                .copied()
+                .unwrap_or_default();
+            if sum > 0 {
+                lines.push(format!("{} {}: {sum}", hook.name(), outcome.name()));
+            }
+        }
+    }
+    lines
+}
+
+/// What an entry lacks to be understood, if anything.
+fn unnamed(entry: &Value) -> Option<String> {
+    let formatted = &entry["formatted"];
+    let named = |value: &Value| value.as_object().is_some_and(|fields| !fields.is_empty());
+    // A key may be a plain number: an index, or an interface's.
+    let key = named(&formatted["key"]) || formatted["key"].is_u64();
+    let value = match &formatted["values"] {
+        Value::Array(per_cpu) => !per_cpu.is_empty() && per_cpu.iter().all(|value| named(&value["value"])),
+        _ => named(&formatted["value"]),
+    };
+    (!key || !value).then(|| entry.to_string())
+}
+
+#[test]
+fn bpftool_shows_fields_with_names_in_every_map_as_root() {
+    if !possible("bpftool_shows_fields_with_names_in_every_map_as_root") {
+        return;
+    }
+    let cluster = Cluster::with(
+        Topology::cluster(2, 1).netfilter(Netfilter::Iptables),
+        &["--max-flows", "4096"],
+    );
+    let service = Service::new(&cluster.lab, "shop", 10)
+        .load_balancer(&cluster.lab, 10, NODE_PORT)
+        .with(&cluster.lab, &["pod1-1", "pod2-1"]);
+    cluster.apply(&service);
+    for family in Family::BOTH {
+        for (from, proto) in [("client", Proto::Tcp), ("pod1-1", Proto::Udp)] {
+            let to = Address::LoadBalancer.socket(&cluster, family, 10, NODE_PORT);
+            let shares = cluster.probe(from, proto, to, 20);
+            assert!(shares.all_answered(), "{shares}");
+        }
+    }
+    let maps: Vec<_> = fs::read_dir(cluster.pins(0).join("maps"))
+        .expect("maps are pinned")
+        .map(|entry| entry.expect("the folder can be read").path())
+        .collect();
+    assert!(maps.len() >= 19, "{maps:?}");
+    let mut empty = Vec::new();
+    for map in &maps {
+        let entries = entries(map);
+        if entries.is_empty() {
+            empty.push(map.file_name().expect("a map has a name").to_string_lossy());
+        }
+        if let Some(entry) = entries.iter().find_map(unnamed) {
+            panic!("{}: {entry}", map.display());
+        }
+    }
+    assert!(
+        empty.is_empty(),
+        "nothing in {empty:?}, so nothing is proved for them"
+    );
+    let counted = counters(&cluster.pins(0)).join("\n");
+    assert!(
+        counted.contains("uplink-in forwarded-new") && counted.contains("pod-in forwarded-flow"),
+        "{counted}"
+    );
+}

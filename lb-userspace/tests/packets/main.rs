@@ -1,0 +1,23 @@
+//! Packet tables: the loaded programs, run on real maps and real routes by `BPF_PROG_TEST_RUN`, packet by packet.
+//!
+//! [`site`] is what the maps say, [`namespace`] what the kernel's routes say; a [`row`] is a few packets with
+//! the exact bytes, verdicts, counters and flows that they must come to.
+
+mod agreement;
+mod budget;
+mod exchange;
+mod flows;
+mod full;
+mod host;
+mod lengths;
+mod maps;
+mod namespace;
+mod outside;
+mod pods;
+mod refusals;
+mod row;
+mod simulation;
+mod site;
+mod sweep;
+mod tables;
+mod world;

@@ -1,0 +1,315 @@
+//! The maps of one family, filled from [`crate::site`] and read back with general addresses, so that everything
+//! above this file is written once for both families.
+
+use std::{collections::BTreeMap, net::IpAddr};
+
+use aya::{
+    Ebpf, Pod,
+    maps::{Array, HashMap, Map, MapData, MapError, lpm_trie::Key, lpm_trie::LpmTrie},
+};
+use lb_common::{
+    abi::{self, Backend, Flow, Frontend, FrontendKey, Protocol, Service, Set, Source, Tuple, names},
+    net::Net,
+    testing::tables::SimTables,
+};
+
+use crate::{
+    simulation::{Common, Simulation},
+    site::{Family, Host, KINDS, Site, Svc},
+};
+
+/// Elements of the map `maglev` that each Service has to itself: first the Cluster scope's, then the Local's.
+const ELEMENTS: u32 = 8;
+const LOCAL_ELEMENTS: u32 = 4;
+
+/// A flow table's content.
+pub(crate) type Flows = BTreeMap<Tuple<IpAddr>, Flow<IpAddr>>;
+
+/// One family's maps.
+pub(crate) trait FamilyMaps {
+    /// Writes everything but flows.
+    fn fill(&mut self, site: &Site);
+    /// Reads the flow table.
+    fn flows(&self) -> Flows;
+    /// Writes a flow entry.
+    fn put_flow(&mut self, key: &Tuple<IpAddr>, flow: &Flow<IpAddr>);
+    /// Removes a flow entry.
+    fn remove_flow(&mut self, key: &Tuple<IpAddr>);
+    /// Removes all flows, and forgets who is new.
+    fn forget_flows(&mut self);
+    /// The same contents without a kernel, and without flows.
+    fn simulation(&self, site: &Site, common: Common) -> Box<dyn Simulation>;
+}
+
+struct Typed<F: Net>
+where
+    F::Addr: Pod,
+    Tuple<F::Addr>: Pod,
+    Flow<F::Addr>: Pod,
+    FrontendKey<F::Addr>: Pod,
+    Backend<F::Addr>: Pod,
+{
+    addresses: HashMap<MapData, F::Addr, abi::Address>,
+    sources: LpmTrie<MapData, F::Addr, Source>,
+    frontends: HashMap<MapData, FrontendKey<F::Addr>, Frontend>,
+    services: Array<MapData, Service>,
+    sets: Array<MapData, Set>,
+    backends: Array<MapData, Backend<F::Addr>>,
+    flows: HashMap<MapData, Tuple<F::Addr>, Flow<F::Addr>>,
+    embryos: Array<MapData, Tuple<F::Addr>>,
+}
+
+/// Takes a family's maps out of a loaded object.
+pub(crate) fn take(ebpf: &mut Ebpf, family: Family) -> Box<dyn FamilyMaps> {
+    match family {
+        Family::V4 => Box::new(Typed::<abi::V4>::take(ebpf)),
+        Family::V6 => Box::new(Typed::<abi::V6>::take(ebpf)),
+    }
+}
+
+/// Takes one map out of a loaded object.
+pub(crate) fn typed<M: TryFrom<Map, Error = MapError>>(ebpf: &mut Ebpf, name: &str) -> M {
+    let map = ebpf
+        .take_map(name)
+        .unwrap_or_else(|| panic!("the object has no map {name}"));
+    M::try_from(map).unwrap_or_else(|error| panic!("{name}: {error}"))
+}
+
+/// Rows of a Service's tables: of the Cluster scope and of the Local scope.
+pub(crate) fn rows(svc: Svc) -> [Vec<u16>; 2] {
+    let mixed = |rows: u16, of: u16| (0..rows).map(|row| (row * 7 + row / 3) % of).collect();
+    match svc {
+        Svc::Many => [mixed(211, 5), mixed(101, 2)],
+        // The scopes lead to different backends.
+        Svc::ExternalLocalHere | Svc::InternalLocalHere => [vec![1], vec![0]],
+        _ => [vec![0; svc.backends().len().min(1)], vec![0; svc.local().min(1)]],
+    }
+}
+
+/// Where the tables of [`rows`] begin in the map `maglev`.
+pub(crate) fn elements(svc: Svc) -> [u32; 2] {
+    let first = svc as u32 * ELEMENTS;
+    [first, first + LOCAL_ELEMENTS]
+}
+
+/// The Service's set; its index is the Service's number.
+fn set(svc: Svc) -> Set {
+    let [cluster, local] = rows(svc);
+    let [cluster_table, local_table] = elements(svc);
+    let total = svc.backends().len() as u16;
+    Set {
+        backends: if svc == Svc::NoBackend {
+            u32::MAX
+        } else {
+            first_backend(svc)
+        },
+        total,
+        local: svc.local() as u16,
+        cluster_from: 0,
+        flags: svc.flags(),
+        local_table,
+        local_rows: local.len() as u32,
+        cluster_table: if svc == Svc::NoRow {
+            u32::MAX
+        } else {
+            cluster_table
+        },
+        cluster_rows: cluster.len() as u32,
+        affinity_timeout: 0,
+        service: svc as u32,
+    }
+}
+
+/// Room for eight backends each.
+fn first_backend(svc: Svc) -> u32 {
+    svc as u32 * 8
+}
+
+impl<F: Net> Typed<F>
+where
+    F::Addr: Pod,
+    Tuple<F::Addr>: Pod,
+    Flow<F::Addr>: Pod,
+    FrontendKey<F::Addr>: Pod,
+    Backend<F::Addr>: Pod,
+{
+    fn take(ebpf: &mut Ebpf) -> Self {
+        Self {
+            addresses: typed(ebpf, names::ADDRESSES[F::INDEX]),
+            sources: typed(ebpf, names::SOURCES[F::INDEX]),
+            frontends: typed(ebpf, names::FRONTENDS[F::INDEX]),
+            services: typed(ebpf, names::SERVICES[F::INDEX]),
+            sets: typed(ebpf, names::SETS[F::INDEX]),
+            backends: typed(ebpf, names::BACKENDS[F::INDEX]),
+            flows: typed(ebpf, names::FLOWS[F::INDEX]),
+            embryos: typed(ebpf, names::EMBRYOS[F::INDEX]),
+        }
+    }
+
+    fn address(ip: IpAddr) -> F::Addr {
+        F::from_ip(ip).expect("an address of this family")
+    }
+
+    fn key(tuple: &Tuple<IpAddr>) -> Tuple<F::Addr> {
+        with_addresses(tuple, Self::address)
+    }
+}
+
+impl<F: Net> FamilyMaps for Typed<F>
+where
+    F::Addr: Pod,
+    Tuple<F::Addr>: Pod,
+    Flow<F::Addr>: Pod,
+    FrontendKey<F::Addr>: Pod,
+    Backend<F::Addr>: Pod,
+{
+    fn fill(&mut self, site: &Site) {
+        for (host, flags) in Host::DESTINATIONS {
+            let value = abi::Address { flags };
+            let written = self.addresses.insert(Self::address(site.ip(host)), value, 0);
+            written.expect("addresses has room");
+        }
+        for (host, class) in Host::SOURCES {
+            let key = Key::new(8 * F::ADDR_LEN as u32, Self::address(site.ip(host)));
+            let value = Source { class: class as u32 };
+            self.sources.insert(&key, value, 0).expect("sources has room");
+        }
+        for &svc in Svc::ALL {
+            for kind in KINDS {
+                self.put_frontends(site, svc, kind);
+            }
+            for ((host, flags), index) in svc.backends().into_iter().zip(first_backend(svc)..) {
+                let backend = Backend {
+                    address: Self::address(site.ip(host)),
+                    port: svc.target(),
+                    flags,
+                };
+                self.backends.set(index, backend, 0).expect("backends has room");
+            }
+            self.sets.set(svc as u32, set(svc), 0).expect("sets has room");
+            if svc != Svc::NoService {
+                let word = Service::new(svc as u32, 7);
+                self.services.set(svc as u32, word, 0).expect("services has room");
+            }
+        }
+    }
+
+    fn flows(&self) -> Flows {
+        let entries = self
+            .flows
+            .iter()
+            .map(|entry| entry.expect("the flow table can be read"));
+        let general = |(key, flow): (Tuple<F::Addr>, Flow<F::Addr>)| {
+            let to = with_addresses(&flow.to, Into::into);
+            (with_addresses(&key, Into::into), with_target(&flow, to))
+        };
+        entries.map(general).collect()
+    }
+
+    fn put_flow(&mut self, key: &Tuple<IpAddr>, flow: &Flow<IpAddr>) {
+        let value = with_target(flow, Self::key(&flow.to));
+        self.flows
+            .insert(Self::key(key), value, 0)
+            .expect("flows has room");
+    }
+
+    fn remove_flow(&mut self, key: &Tuple<IpAddr>) {
+        self.flows.remove(&Self::key(key)).expect("the entry is there");
+    }
+
+    fn forget_flows(&mut self) {
+        for key in self.flows().keys() {
+            self.remove_flow(key);
+        }
+        for slot in 0..self.embryos.len() {
+            let none = Tuple::default();
+            self.embryos.set(slot, none, 0).expect("the slot is there");
+        }
+    }
+
+    fn simulation(&self, site: &Site, common: Common) -> Box<dyn Simulation> {
+        fn all<K: Pod + Ord, V: Pod>(map: &HashMap<MapData, K, V>) -> BTreeMap<K, V> {
+            map.iter()
+                .map(|entry| entry.expect("the map can be read"))
+                .collect()
+        }
+        fn elements<V: Pod>(map: &Array<MapData, V>) -> Vec<V> {
+            map.iter()
+                .map(|value| value.expect("the map can be read"))
+                .collect()
+        }
+        let route = site.clone();
+        let source = |(host, class): (Host, _)| {
+            let bits = 8 * F::ADDR_LEN;
+            (Self::address(site.ip(host)), bits, class)
+        };
+        let mut tables = SimTables::<F>::default();
+        tables.addresses = all(&self.addresses);
+        tables.sources = Host::SOURCES.map(source).to_vec();
+        tables.frontends = all(&self.frontends);
+        tables.services = elements(&self.services);
+        tables.sets = elements(&self.sets);
+        tables.backends = elements(&self.backends);
+        tables.maglev = common.maglev;
+        tables.node = common.node;
+        tables.devices = common.devices;
+        tables.route = Box::new(move |tuple| route.route(tuple.destination.into()));
+        Box::new(tables)
+    }
+}
+
+impl<F: Net> Typed<F>
+where
+    F::Addr: Pod,
+    Tuple<F::Addr>: Pod,
+    Flow<F::Addr>: Pod,
+    FrontendKey<F::Addr>: Pod,
+    Backend<F::Addr>: Pod,
+{
+    fn put_frontends(&mut self, site: &Site, svc: Svc, kind: abi::FrontendKind) {
+        let frontend = site.frontend(svc, kind);
+        let address = match kind {
+            abi::FrontendKind::NodePort => F::Addr::default(),
+            _ => Self::address(frontend.ip()),
+        };
+        for protocol in [Protocol::Tcp, Protocol::Udp, Protocol::Sctp] {
+            let key = FrontendKey {
+                address,
+                port: frontend.port(),
+                protocol: protocol as u8,
+                reserved: 0,
+            };
+            let value = Frontend {
+                service: svc as u32,
+                kind: kind as u8,
+                reserved: [0; 3],
+            };
+            self.frontends.insert(key, value, 0).expect("frontends has room");
+        }
+    }
+}
+
+pub(crate) fn with_addresses<A: Copy, B>(tuple: &Tuple<A>, convert: impl Fn(A) -> B) -> Tuple<B> {
+    Tuple {
+        source: convert(tuple.source),
+        destination: convert(tuple.destination),
+        source_port: tuple.source_port,
+        destination_port: tuple.destination_port,
+        protocol: tuple.protocol,
+        phase: tuple.phase,
+        reserved: tuple.reserved,
+    }
+}
+
+pub(crate) fn with_target<A, B>(flow: &Flow<A>, to: Tuple<B>) -> Flow<B> {
+    Flow {
+        to,
+        seen: flow.seen,
+        created: flow.created,
+        device: flow.device,
+        twin_device: flow.twin_device,
+        state: flow.state,
+        action: flow.action,
+        flags: flow.flags,
+    }
+}

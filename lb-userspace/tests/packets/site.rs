@@ -1,0 +1,300 @@
+//! What the packets travel through: devices, addresses and Services, the same in both families.
+//!
+//! Written straight into map contents by [`crate::world`], independent of the agent's planner.
+
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+};
+
+use lb_common::abi::{Address, DeviceKind, FrontendKind, Set, SourceClass};
+
+/// An address family as a value.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Family {
+    V4,
+    V6,
+}
+
+impl Family {
+    pub(crate) const BOTH: [Self; 2] = [Self::V4, Self::V6];
+}
+
+macro_rules! devices {
+    ($($dev:ident = $name:literal: $kind:ident;)+) => {
+        /// A device of the namespace.
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+        pub(crate) enum Dev { $($dev),+ }
+
+        impl Dev {
+            pub(crate) const ALL: &[Self] = &[$(Self::$dev),+];
+
+            pub(crate) const fn name(self) -> &'static str {
+                match self { $(Self::$dev => $name),+ }
+            }
+
+            /// Its kind in the map `devices`.
+            pub(crate) const fn kind(self) -> DeviceKind {
+                match self { $(Self::$dev => DeviceKind::$kind),+ }
+            }
+        }
+    };
+}
+
+devices! {
+    Lo = "lo": Loopback;
+    // The node's own address, and the way to everybody.
+    Up0 = "up0": Uplink;
+    // To pods of other nodes; has an address of its own.
+    Tun0 = "tun0": Tunnel;
+    Pod0 = "pod0": Pod;
+    Pod1 = "pod1": Pod;
+    // Plays a port of a bridge (nothing is routed to it).
+    Port0 = "port0": BridgePort;
+    Lb0 = "lb0": Host;
+    // An uplink for which there is no address for SNAT.
+    Bare0 = "bare0": Uplink;
+    // Routes lead to it, but the map `devices` does not have it.
+    Alien0 = "alien0": Uplink;
+}
+
+impl Dev {
+    /// Its MAC address in the map `devices`.
+    pub(crate) const fn mac(self) -> [u8; 6] {
+        // The kernel wants none on the loopback device.
+        match self {
+            Self::Lo => [0; 6],
+            _ => [2, 0xde, 0, 0, 0, self as u8],
+        }
+    }
+
+    /// Its bridge's.
+    pub(crate) const fn bridge_mac(self) -> [u8; 6] {
+        match self {
+            Self::Port0 => [2, 0xb0, 0, 0, 0, 1],
+            _ => [0; 6],
+        }
+    }
+}
+
+macro_rules! hosts {
+    ($($host:ident = $four:literal, $six:literal;)+) => {
+        /// Whose address it is.
+        #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+        pub(crate) enum Host { $($host),+ }
+
+        impl Host {
+            pub(crate) fn ip(self, family: Family) -> IpAddr {
+                let (four, six) = match self { $(Self::$host => ($four, $six)),+ };
+                let text = match family { Family::V4 => four, Family::V6 => six };
+                text.parse().expect("an address of the family")
+            }
+        }
+    };
+}
+
+hosts! {
+    Client = "198.51.100.7", "2001:db8:ffff::7";
+    Stranger = "198.51.100.99", "2001:db8:ffff::99";
+    Vip = "10.96.0.10", "fd00:96::10";
+    Balancer = "203.0.113.10", "2001:db8:113::10";
+    External = "203.0.113.20", "2001:db8:113::20";
+    Node = "192.0.2.10", "2001:db8:1::10";
+    OtherNode = "192.0.2.11", "2001:db8:1::11";
+    TunnelEnd = "10.244.3.1", "fd00:244:3::1";
+    PodA = "10.244.1.2", "fd00:244:1::2";
+    PodB = "10.244.1.3", "fd00:244:1::3";
+    RemotePod = "10.244.2.2", "fd00:244:2::2";
+    TunnelledPod = "10.244.3.2", "fd00:244:3::2";
+    BarePod = "10.244.4.2", "fd00:244:4::2";
+    AlienPod = "10.244.5.2", "fd00:244:5::2";
+    LostPod = "10.244.6.2", "fd00:244:6::2";
+}
+
+impl Host {
+    /// What the map `addresses` says of it.
+    pub(crate) const DESTINATIONS: [(Self, u32); 6] = [
+        (Self::Vip, Address::VIP),
+        (Self::Balancer, Address::VIP),
+        (Self::External, Address::VIP),
+        (Self::Node, Address::OWN | Address::NODE_PORTS),
+        (Self::TunnelEnd, Address::OWN),
+        (Self::OtherNode, Address::OTHER_NODE),
+    ];
+
+    /// What the map `sources` says of it.
+    pub(crate) const SOURCES: [(Self, SourceClass); 4] = [
+        (Self::Node, SourceClass::Node),
+        (Self::TunnelEnd, SourceClass::Node),
+        (Self::PodA, SourceClass::Pod),
+        (Self::PodB, SourceClass::Pod),
+    ];
+
+    /// The device that routes to a backend lead to; `None`: there is no route.
+    const fn device(self) -> Option<Dev> {
+        match self {
+            Self::PodA => Some(Dev::Pod0),
+            Self::PodB => Some(Dev::Pod1),
+            Self::TunnelledPod => Some(Dev::Tun0),
+            Self::BarePod => Some(Dev::Bare0),
+            Self::AlienPod => Some(Dev::Alien0),
+            Self::LostPod => None,
+            _ => Some(Dev::Up0),
+        }
+    }
+
+    /// Backend flags (`LOCAL`, `HOST`).
+    const fn flags(self) -> u16 {
+        match self {
+            Self::PodA | Self::PodB => 1,
+            Self::Node => 3,
+            Self::OtherNode => 2,
+            _ => 0,
+        }
+    }
+}
+
+macro_rules! services {
+    ($($service:ident: [$($local:ident),*] + [$($remote:ident),*], $flags:expr;)+) => {
+        /// A Service; each has a ClusterIP, a node port, a LoadBalancer address and an externalIP, and every protocol.
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+        #[repr(u16)]
+        pub(crate) enum Svc { $($service),+ }
+
+        impl Svc {
+            pub(crate) const ALL: &[Self] = &[$(Self::$service),+];
+
+            /// Backends of this node, and others.
+            fn endpoints(self) -> (&'static [Host], &'static [Host]) {
+                match self { $(Self::$service => (&[$(Host::$local),*], &[$(Host::$remote),*])),+ }
+            }
+
+            /// Flags of the set.
+            pub(crate) const fn flags(self) -> u16 {
+                match self { $(Self::$service => $flags),+ }
+            }
+        }
+    };
+}
+
+services! {
+    // One backend each.
+    Local: [PodA] + [], 0;
+    Neighbour: [PodB] + [], 0;
+    Remote: [] + [RemotePod], 0;
+    Tunnelled: [] + [TunnelledPod], 0;
+    HostHere: [Node] + [], 0;
+    HostThere: [] + [OtherNode], 0;
+    // Ways that do not exist.
+    Bare: [] + [BarePod], 0;
+    Alien: [] + [AlienPod], 0;
+    Lost: [] + [LostPod], 0;
+    // Policies.
+    Empty: [] + [], 0;
+    ExternalLocalHere: [PodA] + [RemotePod], Set::EXTERNAL_LOCAL | Set::ENDPOINTS_EXIST;
+    ExternalLocalElsewhere: [] + [RemotePod], Set::EXTERNAL_LOCAL | Set::ENDPOINTS_EXIST;
+    ExternalLocalEmpty: [] + [], Set::EXTERNAL_LOCAL;
+    InternalLocalHere: [PodB] + [RemotePod], Set::INTERNAL_LOCAL | Set::ENDPOINTS_EXIST;
+    InternalLocalElsewhere: [] + [RemotePod], Set::INTERNAL_LOCAL | Set::ENDPOINTS_EXIST;
+    Affine: [] + [RemotePod], Set::AFFINITY;
+    // A table with many rows.
+    Many: [PodA, PodB] + [RemotePod, TunnelledPod, OtherNode], 0;
+    // Maps that contradict each other, see `world`.
+    NoService: [PodA] + [], 0;
+    NoRow: [PodA] + [], 0;
+    NoBackend: [PodA] + [], 0;
+}
+
+impl Svc {
+    /// Port of its virtual addresses.
+    pub(crate) const fn port(self) -> u16 {
+        8000 + self as u16
+    }
+
+    /// Its node port.
+    pub(crate) const fn node_port(self) -> u16 {
+        30_000 + self as u16
+    }
+
+    /// Port of its backends.
+    pub(crate) const fn target(self) -> u16 {
+        9000 + self as u16
+    }
+
+    /// How many of its backends are on this node; they come first.
+    pub(crate) fn local(self) -> usize {
+        self.endpoints().0.len()
+    }
+
+    /// All its backends, with their flags.
+    pub(crate) fn backends(self) -> Vec<(Host, u16)> {
+        let (local, remote) = self.endpoints();
+        let all = local.iter().chain(remote);
+        all.map(|host| (*host, host.flags())).collect()
+    }
+}
+
+/// Which of a Service's addresses.
+pub(crate) const KINDS: [FrontendKind; 4] = [
+    FrontendKind::ClusterIp,
+    FrontendKind::NodePort,
+    FrontendKind::LoadBalancer,
+    FrontendKind::ExternalIp,
+];
+
+/// The site as one family sees it, with the interface indexes of the namespace.
+#[derive(Clone, Debug)]
+pub(crate) struct Site {
+    pub(crate) family: Family,
+    pub(crate) devices: BTreeMap<Dev, u32>,
+}
+
+impl Site {
+    pub(crate) fn is_v4(&self) -> bool {
+        self.family == Family::V4
+    }
+
+    pub(crate) fn ip(&self, host: Host) -> IpAddr {
+        host.ip(self.family)
+    }
+
+    pub(crate) fn at(&self, host: Host, port: u16) -> SocketAddr {
+        (host.ip(self.family), port).into()
+    }
+
+    pub(crate) fn dev(&self, dev: Dev) -> u32 {
+        self.devices[&dev]
+    }
+
+    /// Interface index of the device that routes to a backend's address lead to.
+    pub(crate) fn route(&self, ip: IpAddr) -> Option<u32> {
+        let backends = Svc::ALL.iter().flat_map(|svc| svc.backends());
+        let host = backends.map(|(host, _)| host).find(|host| self.ip(*host) == ip)?;
+        host.device().map(|dev| self.dev(dev))
+    }
+
+    /// A Service's address of a kind.
+    pub(crate) fn frontend(&self, svc: Svc, kind: FrontendKind) -> SocketAddr {
+        match kind {
+            FrontendKind::ClusterIp => self.at(Host::Vip, svc.port()),
+            FrontendKind::NodePort => self.at(Host::Node, svc.node_port()),
+            FrontendKind::LoadBalancer => self.at(Host::Balancer, svc.port()),
+            FrontendKind::ExternalIp => self.at(Host::External, svc.port()),
+        }
+    }
+
+    /// A Service's ClusterIP.
+    pub(crate) fn cluster_ip(&self, svc: Svc) -> SocketAddr {
+        self.frontend(svc, FrontendKind::ClusterIp)
+    }
+
+    /// A Service's node port on this node.
+    pub(crate) fn node_port(&self, svc: Svc) -> SocketAddr {
+        self.frontend(svc, FrontendKind::NodePort)
+    }
+
+    /// A Service's first backend.
+    pub(crate) fn backend(&self, svc: Svc) -> SocketAddr {
+        self.at(svc.backends()[0].0, svc.target())
+    }
+}

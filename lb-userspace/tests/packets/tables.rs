@@ -1,0 +1,91 @@
+//! All rows, in both families, and the proof that they leave no outcome out.
+
+use std::{collections::BTreeSet, env};
+
+use lb_common::abi::{Hook, Outcome};
+
+use crate::{
+    flows, host, outside, pods, refusals,
+    row::{Row, check},
+    site::{Family, Site},
+    world::{Program, in_world},
+};
+
+/// Makes the rows of a table.
+type Table = fn(&Site) -> Vec<Row>;
+
+/// The tables.
+const TABLES: &[(&str, Table)] = &[
+    ("outside", outside::rows),
+    ("pods", pods::rows),
+    ("host", host::rows),
+    ("refusals", refusals::rows),
+    ("flows", flows::rows),
+];
+
+/// Outcomes that no packet can come to, and why.
+const UNREACHABLE: &[(Outcome, &str)] = &[(
+    Outcome::DroppedRewrite,
+    "what was parsed can be written: the headers are in the packet's head",
+)];
+
+/// Outcomes of worlds other than the tables', and where they are.
+const ELSEWHERE: &[(Outcome, &str)] = &[(Outcome::DroppedFlowsFull, "full.rs")];
+
+/// `LB_ROW=TEXT` runs only the rows whose name contains the text, and leaves the proof out.
+#[test]
+fn every_packet_of_the_tables_comes_to_what_its_row_says_and_no_outcome_is_left_out_needs_root() {
+    in_world("packet tables", 1024, |mut world| {
+        let only = env::var("LB_ROW").ok();
+        let mut seen = BTreeSet::new();
+        let mut failures = Vec::new();
+        let mut count = 0;
+        for family in Family::BOTH {
+            let site = world.site(family);
+            for (table, rows) in TABLES {
+                let rows = rows(&site);
+                let chosen = |row: &&Row| only.as_ref().is_none_or(|text| row.name.contains(text.as_str()));
+                for row in rows.iter().filter(chosen) {
+                    count += 1;
+                    let mut learn = |program: Program, outcome| {
+                        seen.insert((program.hook(), outcome));
+                    };
+                    if let Err(error) = check(&mut world, family, row, &mut learn) {
+                        failures.push(format!("{table}: {error}"));
+                    }
+                }
+            }
+        }
+        eprintln!("{count} rows, {} pairs of hook and outcome", seen.len());
+        assert!(
+            failures.is_empty(),
+            "{} of {count} rows fail:\n\n{}",
+            failures.len(),
+            failures.join("\n")
+        );
+        if only.is_none() {
+            complete(&seen);
+        }
+    });
+}
+
+/// Each outcome was seen at some hook, or is unreachable.
+fn complete(seen: &BTreeSet<(Hook, Outcome)>) {
+    for &outcome in Outcome::ALL {
+        let reached = seen.iter().any(|(_, o)| *o == outcome);
+        let reason = UNREACHABLE.iter().chain(ELSEWHERE).find(|(o, _)| *o == outcome);
+        match (reached, reason) {
+            (true, None) | (false, Some(_)) => {}
+            (true, Some((_, reason))) => panic!("{outcome:?} was reached: `{reason}` is wrong"),
+            (false, None) => panic!("no row comes to {outcome:?}"),
+        }
+    }
+    for &hook in Hook::ALL {
+        let reached: Vec<_> = seen
+            .iter()
+            .filter(|(h, _)| *h == hook)
+            .map(|(_, o)| o.name())
+            .collect();
+        eprintln!("{}: {}", hook.name(), reached.join(", "));
+    }
+}
