@@ -73,7 +73,6 @@ pub async fn run(config: Config) -> Result<()> {
     load::embedded()?;
     probe::check(&instance.bpffs, tc_attach)?;
     let _lock = Lock::take(&instance)?;
-    info!(node = node_name, instance = instance.name, "starting");
 
     let mut tasks = JoinSet::new();
     let (changes, for_reconciler) = blocking::channel();
@@ -90,6 +89,7 @@ pub async fn run(config: Config) -> Result<()> {
             name
         }
     };
+    info!(node = node_name, instance = instance.name, "starting");
     let identity = NodeIdentity {
         name: node_name.clone(),
     };

@@ -41,15 +41,15 @@ pub struct KubeOptions {
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
     /// The kubeconfig file is missing, unreadable or incomplete.
-    #[error("kubeconfig {file}: {source}; give a valid one with --kubeconfig (and --context)")]
+    #[error("kubeconfig {file}: {reason}; give a valid one with --kubeconfig (and --context)")]
     Kubeconfig {
         /// The file.
         file: String,
-        /// What is wrong with it.
-        source: kube::config::KubeconfigError,
+        /// What is wrong with it. No source: it repeats its own, and is part of the sentence already.
+        reason: kube::config::KubeconfigError,
     },
     /// Neither a kubeconfig nor a ServiceAccount was found.
-    #[error("no way to an API server is configured: {0}; give --kubeconfig, or run in a pod")]
+    #[error("no way to an API server is configured; give --kubeconfig, or run in a pod")]
     Infer(#[from] kube::config::InferConfigError),
     /// The server's address is not a URL.
     #[error("{server:?} is not the URL of an API server; use https://HOST:PORT")]
@@ -58,7 +58,7 @@ pub enum ConnectError {
         server: String,
     },
     /// Certificates or keys cannot be used.
-    #[error("cannot set up the connection to the API server: {0}; check certificates and keys")]
+    #[error("cannot set up the connection to the API server; check certificates and keys")]
     Client(#[from] kube::Error),
 }
 
@@ -75,19 +75,19 @@ impl KubeOptions {
         let mut config =
             match (&self.kubeconfig, &self.context) {
                 (Some(path), _) => {
-                    let named = |source| ConnectError::Kubeconfig {
+                    let named = |reason| ConnectError::Kubeconfig {
                         file: path.display().to_string(),
-                        source,
+                        reason,
                     };
                     let kubeconfig = Kubeconfig::read_from(path).map_err(named)?;
                     kube::Config::from_custom_kubeconfig(kubeconfig, &options)
                         .await
                         .map_err(named)?
                 }
-                (None, Some(_)) => kube::Config::from_kubeconfig(&options).await.map_err(|source| {
+                (None, Some(_)) => kube::Config::from_kubeconfig(&options).await.map_err(|reason| {
                     ConnectError::Kubeconfig {
                         file: "(default)".into(),
-                        source,
+                        reason,
                     }
                 })?,
                 (None, None) => kube::Config::infer().await?,

@@ -4,14 +4,24 @@ use std::{
     fs,
     net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU16, Ordering},
+    },
     time::Duration,
 };
 
+use lb_common::abi::names;
 use lb_lab::{Child, Family, Lab, Netfilter, PodNetwork, Proto, Shares, Topology, wait_for};
+
+use lb_userspace::load::PinDirectory;
 
 use crate::service::{self, Service, TARGET};
 
+/// Where instances are pinned.
+const BPFFS: &str = "/sys/fs/bpf";
+/// Source ports between two changes.
+const PORTS: u16 = 2800;
 /// How long a change may take until all agents have it in their maps.
 const SETTLED: Duration = Duration::from_secs(15);
 
@@ -23,6 +33,7 @@ pub(crate) struct Cluster {
     agents: Vec<Agent>,
     source: Vec<String>,
     extra: Vec<String>,
+    changes: AtomicU16,
 }
 
 struct Agent {
@@ -84,6 +95,7 @@ impl Cluster {
             source: source.to_vec(),
             extra: arguments.iter().map(ToString::to_string).collect(),
             manifests: lab.folder().join("manifests"),
+            changes: AtomicU16::new(0),
             lab,
         };
         for node in 0..cluster.agents.len() {
@@ -134,6 +146,7 @@ impl Cluster {
                 status["generation"].as_u64().is_some_and(|now| now > before)
             });
         }
+        self.fresh_ports();
     }
 
     fn running(&self) -> impl Iterator<Item = usize> {
@@ -220,7 +233,7 @@ impl Cluster {
         let run = self.lab.folder().join(format!("{name}-run"));
         [
             "--bpffs".into(),
-            "/sys/fs/bpf".into(),
+            BPFFS.into(),
             "--instance".into(),
             format!("{}{name}", self.lab.prefix()),
             "--run-dir".into(),
@@ -230,7 +243,29 @@ impl Cluster {
 
     /// Where a node's maps and links are pinned.
     pub(crate) fn pins(&self, node: usize) -> PathBuf {
-        Path::new("/sys/fs/bpf").join(format!("{}{}", self.lab.prefix(), self.agents[node].node))
+        Path::new(BPFFS).join(format!("{}{}", self.lab.prefix(), self.agents[node].node))
+    }
+
+    /// Where a map of a node is pinned.
+    pub(crate) fn map(&self, node: usize, name: &str) -> PathBuf {
+        let instance = format!("{}{}", self.lab.prefix(), self.agents[node].node);
+        PinDirectory::new(Path::new(BPFFS), &instance)
+            .expect("the lab's names are usable")
+            .map(name)
+    }
+
+    /// From now on the kernel gives connections source ports that it has given to none of this lab's before.
+    /// A datagram from a port that was used a moment ago belongs to the flow of that moment, rightly.
+    fn fresh_ports(&self) {
+        let number = self.changes.fetch_add(1, Ordering::Relaxed) % (28_000 / PORTS);
+        let first = 32_000 + number * PORTS;
+        for place in self.lab.places() {
+            let range = format!("{first} {}", first + PORTS - 1);
+            place
+                .netns()
+                .run(|| Ok(fs::write("/proc/sys/net/ipv4/ip_local_port_range", range)?))
+                .expect("the range of source ports can be set");
+        }
     }
 
     /// Starts the agent of a node.
@@ -322,7 +357,7 @@ impl Cluster {
         (0..self.agents.len())
             .map(|node| {
                 let status = self.agent(node, &["status"]).0;
-                let counters = crate::dump::counters(&self.pins(node)).join("\n  ");
+                let counters = crate::dump::counters(&self.map(node, names::COUNTERS)).join("\n  ");
                 format!(
                     "--- {}\n{status}counters:\n  {counters}\nlog:\n{}\n",
                     self.agents[node].node,

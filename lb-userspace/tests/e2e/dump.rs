@@ -2,7 +2,7 @@
 
 use std::{fs, path::Path, process::Command};
 
-use lb_common::abi::{Hook, Outcome};
+use lb_common::abi::{Hook, Outcome, names};
 use lb_lab::{Family, Netfilter, Proto, Topology};
 use serde_json::Value;
 
@@ -28,9 +28,8 @@ fn entries(map: &Path) -> Vec<Value> {
     }
 }
 
-/// The counters of an instance that are not zero, as `hook outcome: packets`.
-pub(crate) fn counters(pins: &Path) -> Vec<String> {
-    let map = pins.join("maps/counters");
+/// The counters in a pinned map that are not zero, as `hook outcome: packets`.
+pub(crate) fn counters(map: &Path) -> Vec<String> {
     if !map.exists() {
         return vec!["(no counters)".to_owned()];
     }
@@ -40,7 +39,7 @@ pub(crate) fn counters(pins: &Path) -> Vec<String> {
             .filter_map(|value| value["value"]["packets"].as_u64())
             .sum()
     };
-    let sums: Vec<u64> = entries(&map).iter().map(packets).collect();
+    let sums: Vec<u64> = entries(map).iter().map(packets).collect();
     let mut lines = Vec::new();
     for hook in Hook::ALL {
         for outcome in Outcome::ALL {
@@ -89,7 +88,9 @@ fn bpftool_shows_fields_with_names_in_every_map_as_root() {
             assert!(shares.all_answered(), "{shares}");
         }
     }
-    let maps: Vec<_> = fs::read_dir(cluster.pins(0).join("maps"))
+    let counters_at = cluster.map(0, names::COUNTERS);
+    let folder = counters_at.parent().expect("maps are in a folder");
+    let maps: Vec<_> = fs::read_dir(folder)
         .expect("maps are pinned")
         .map(|entry| entry.expect("the folder can be read").path())
         .collect();
@@ -108,7 +109,7 @@ fn bpftool_shows_fields_with_names_in_every_map_as_root() {
         empty.is_empty(),
         "nothing in {empty:?}, so nothing is proved for them"
     );
-    let counted = counters(&cluster.pins(0)).join("\n");
+    let counted = counters(&counters_at).join("\n");
     assert!(
         counted.contains("uplink-in forwarded-new") && counted.contains("pod-in forwarded-flow"),
         "{counted}"
