@@ -3,13 +3,13 @@
 
 use aya_ebpf::programs::TcContext;
 use lb_common::{
-    abi::{Address, DeviceKind, Hook, Kind, Outcome, V4, V6},
+    abi::{Address, DeviceKind, Flow, Hook, Kind, Outcome, V4, V6},
     net::{Cursor, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Tables, after},
 };
 
 use crate::{
     before,
-    maps::Maps,
+    maps::{Maps, Workspace},
     outcome::{TC_NEXT, TC_SHOT, conclude},
     packet::{Packet, Tc},
     rewrite::translate_tc,
@@ -64,9 +64,18 @@ fn judge<F: Maps>(packet: &Tc, hook: Hook) -> i32 {
     }
     if hook as u8 == Hook::UplinkOut as u8 && packet.is_local() {
         let address = Tables::<F>::address(&kernel, &workspace.flow.parsed.tuple.destination);
-        if address.is_some_and(|a| a.has(Address::OTHER_NODE)) {
+        if address.is_some_and(|a| a.has(Address::OTHER_NODE)) && !is_translated::<F>(&kernel, workspace) {
             return before::open_or_refuse::<F>(packet, workspace, hook, DeviceKind::Host);
         }
     }
     end(packet, hook, Outcome::PassedNotOurs)
+}
+
+/// Whether a packet of this node has been translated on its way out of `lb0`: its backend may be a socket of
+/// another node, on a port that is also some NodePort.
+#[inline(always)]
+fn is_translated<F: Maps>(kernel: &Kernel, workspace: &mut Workspace<F::Addr>) -> bool {
+    workspace.flow.key = workspace.flow.parsed.tuple.reverse();
+    let reverse = Tables::<F>::flow(kernel, &workspace.flow.key);
+    reverse.is_some_and(|flow| flow.flags & Flow::<F::Addr>::REVERSE != 0)
 }

@@ -2,6 +2,7 @@
 
 mod counters;
 mod detach;
+mod dump;
 mod run;
 mod status;
 
@@ -37,6 +38,9 @@ enum Command {
     Status(status::StatusArgs),
     /// Say what became of packets, hook by hook. Works without an agent too.
     Counters(counters::CountersArgs),
+    /// Print what the maps in the kernel mean, also while no agent runs. (`bpftool map dump` shows the maps
+    /// themselves.)
+    Dump(dump::DumpArgs),
     /// Take programs, maps, lb0 and its routes out of the kernel. The agent must not be running.
     Detach(detach::DetachArgs),
 }
@@ -86,6 +90,7 @@ impl Cli {
             Command::Run(args) => crate::agent::run(args.config()?).await,
             Command::Status(args) => status::print(&args),
             Command::Counters(args) => counters::print(&args),
+            Command::Dump(args) => dump::print(args),
             Command::Detach(args) => detach::detach(args).await,
         }
     }

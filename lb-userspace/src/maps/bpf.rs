@@ -2,7 +2,7 @@
 //!
 //! *Not here*: loading, pinning and resizing of maps (`load`).
 
-use std::io;
+use std::{io, path::PathBuf};
 
 use aya::{
     Pod,
@@ -14,14 +14,16 @@ use thiserror::Error;
 
 use super::{FamilyMaps, MapError, MapStore, Prefix, Table, membarrier};
 
-/// The loaded object does not have the map that the agent expects.
+/// The maps are not those that the agent expects.
 #[derive(Debug, Error)]
 pub enum OpenError {
     /// There is no map of this name.
-    #[error("the eBPF object has no map `{0}`: agent and object are of different versions, build both again")]
+    #[error("there is no map `{0}`: is an agent of this very version loaded?")]
     Absent(&'static str),
     /// There is one of another type.
-    #[error("the map `{map}` has another type than expected: build agent and eBPF object again")]
+    #[error(
+        "the map `{map}` has another type than expected: agent and eBPF object are of different versions"
+    )]
     Type {
         /// Its name.
         map: &'static str,
@@ -40,6 +42,11 @@ pub fn open(mut take: impl FnMut(&str) -> Option<Map>) -> Result<MapStore, OpenE
         v6: family(&mut take)?,
         grace: Box::new(membarrier::grace_period),
     })
+}
+
+/// All maps, each opened by its pin: what the programs use now, whichever process filled it.
+pub fn open_pinned(path: impl Fn(&str) -> PathBuf) -> Result<MapStore, OpenError> {
+    open(|name| MapData::from_pin(path(name)).and_then(Map::from_map_data).ok())
 }
 
 fn family<F: Family>(take: &mut impl FnMut(&str) -> Option<Map>) -> Result<FamilyMaps<F>, OpenError>

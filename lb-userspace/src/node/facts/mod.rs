@@ -1,7 +1,7 @@
 //! Reduces links, addresses and routes to what the data path needs to know of the node.
 //!
 //! *Input*: [`Snapshot`] and [`Hints`]. *Output*: [`NodeFacts`]. *Invariants*: pure, and total: any input gives
-//! facts. A device has one kind; what is decided first stays (see [`kinds`]).
+//! facts. A device has one kind; what is decided first stays (see `kinds`).
 
 mod addresses;
 mod kinds;
