@@ -22,11 +22,12 @@ use nix::{
 
 use crate::{netns::Netns, wait::wait_for};
 
-/// A process that ends when the value is dropped, or with its lab.
+/// A process that ends when the value is dropped, or with its lab; in a lab that is kept it lives on.
 #[derive(Debug)]
 pub struct Child {
     name: String,
     log: PathBuf,
+    outlive: bool,
     process: Mutex<std::process::Child>,
 }
 
@@ -72,6 +73,7 @@ impl Child {
         Ok(Self {
             name,
             log: log.into(),
+            outlive,
             process: Mutex::new(process),
         })
     }
@@ -156,7 +158,9 @@ impl Child {
 
 impl Drop for Child {
     fn drop(&mut self) {
-        self.kill();
+        if !self.outlive {
+            self.kill();
+        }
     }
 }
 

@@ -34,6 +34,8 @@ const TAG: &str = "lbdemo";
 /// What a pod's server prints when it is ready.
 const SERVING: &str = "serving";
 
+/// The address that nobody must answer any more when all is detached.
+const A_SERVICE: &str = "cart";
 /// What is shown of an agent's log when something is wrong.
 const LOG_LINES: usize = 15;
 
@@ -128,7 +130,7 @@ pub(crate) fn command(workspace: &Workspace, args: &DemoArgs) -> Result<ExitCode
         }
     } else {
         say("taking everything down");
-        remains::end(cluster, &mut report);
+        remains::end(cluster, expected.address(A_SERVICE).v4, &mut report);
     }
     say(format!("the demo took {:.1} s", start.elapsed().as_secs_f32()));
     Ok(report.finish(*json)?)

@@ -145,10 +145,12 @@ pub fn load(options: Options) -> Result<Loaded, LoadError> {
     let mut ebpf = loader.load(object).map_err(LoadError::Maps)?;
 
     verify(&mut ebpf)?;
+    #[cfg(feature = "log")]
+    super::log::follow(&mut ebpf);
     let mut fresh = Vec::new();
     for (name, map) in ebpf.maps() {
-        // Globals (".rodata" and the like) concern nobody but the programs.
-        if !name.starts_with('.') && !adopted.contains(&name) {
+        // Globals (".rodata" and the like) and logs concern nobody else.
+        if !name.starts_with('.') && name != "AYA_LOGS" && !adopted.contains(&name) {
             pins.prepare_map(name, map)?;
             fresh.push(name.to_owned());
         }

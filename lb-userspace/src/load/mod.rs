@@ -6,6 +6,8 @@
 
 mod attach;
 mod loader;
+#[cfg(feature = "log")]
+mod log;
 mod object;
 mod pin;
 pub mod probe;

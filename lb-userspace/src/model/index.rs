@@ -2,7 +2,7 @@
 //!
 //! Input: changes, in any order. Output: the desired state, as a whole or one Service at a time.
 //! *Invariant*: the result depends on the objects alone, not on the order in which they came.
-//! *Not here*: which endpoints are chosen, see [`select`]; who owns an address, see `claims`.
+//! *Not here*: which endpoints are chosen, see `select`; who owns an address, see `claims`.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},

@@ -4,6 +4,7 @@
 //! a change is a new folder that the link is switched to (as kubelet does with mounted ConfigMaps).
 
 use std::fs;
+use std::net::SocketAddr;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -11,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use lb_lab::{Child, Family, Lab, PodNetwork, Topology};
+use lb_lab::{Child, Family, Lab, Options, PodNetwork, Proto, Topology};
 use serde::Deserialize as _;
 use serde_norway::Value;
 
@@ -164,8 +165,13 @@ fn read_manifests(folder: &Path) -> Result<Vec<(String, Value)>> {
     read().with_context(|| format!("cannot read the manifests in {}", folder.display()))
 }
 
-/// Detaches the agent of a node and looks for what should be gone: an empty list is right.
-pub(super) fn left_after_detach(cluster: &Cluster, agent: &Agent) -> Result<Vec<String>> {
+/// Detaches the agent of a node and looks for what should be gone, the answers of a Service included: an empty
+/// list is right.
+pub(super) fn left_after_detach(
+    cluster: &Cluster,
+    agent: &Agent,
+    service: SocketAddr,
+) -> Result<Vec<String>> {
     agent.stop()?;
     agent.detach(&cluster.lab)?;
     let mut left = Vec::new();
@@ -185,13 +191,23 @@ pub(super) fn left_after_detach(cluster: &Cluster, agent: &Agent) -> Result<Vec<
         let routes = node.output(&["ip", family, "route", "show", range])?;
         left.extend(routes.lines().map(|route| format!("route {route}")));
     }
-    // `bpftool net` shows the programs of the namespace it runs in; nsenter keeps the mounts it needs.
-    let programs = node.output(&["bpftool", "net"])?;
-    let ours = ["uplink_", "pod_", "bridge_port", "host_out", "loopback_out"];
-    let attached = programs
-        .lines()
-        .filter(|line| ours.iter().any(|name| line.contains(name)));
-    left.extend(attached.map(|line| format!("program {line}")));
+    // Whoever still answers shows that a program is still attached.
+    let pod = cluster
+        .lab
+        .node(agent.node())?
+        .pods
+        .first()
+        .context("a node of the demo has pods")?;
+    let options = Options::within(Duration::from_millis(300));
+    let outcome = cluster
+        .lab
+        .at(&pod.name)?
+        .connect(Proto::Tcp, service, &options)?;
+    left.extend(
+        outcome
+            .answer()
+            .map(|answer| format!("{service} answered by {}", answer.name)),
+    );
     Ok(left)
 }
 

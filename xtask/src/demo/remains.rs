@@ -1,6 +1,7 @@
 //! Ends a cluster and looks whether anything of it is left on the machine.
 
 use std::fs;
+use std::net::SocketAddr;
 use std::path::Path;
 
 use lb_lab::Child;
@@ -8,10 +9,11 @@ use lb_lab::Child;
 use super::cluster::{self, Cluster};
 use crate::report::{Check, Report};
 
-/// Ends the cluster; every kind of thing that could remain is a check.
-pub(super) fn end(cluster: Cluster, report: &mut Report) {
+/// Ends the cluster; every kind of thing that could remain is a check. `service` is an address that is answered
+/// until then.
+pub(super) fn end(cluster: Cluster, service: SocketAddr, report: &mut Report) {
     for agent in &cluster.agents {
-        let left = match cluster::left_after_detach(&cluster, agent) {
+        let left = match cluster::left_after_detach(&cluster, agent, service) {
             Ok(left) => left,
             Err(error) => vec![format!("{error:#}")],
         };

@@ -34,10 +34,6 @@ pub(super) fn text(cluster: &Cluster) -> Result<String> {
             "what the agent of node1 serves",
             crate::child::line(&agent.status_command()),
         );
-        add(
-            "its programs on the node's devices",
-            format!("{} bpftool net", lab.how_to_enter("node1")?),
-        );
         add("its frontends", map("frontends4"));
         add("its backends", map("backends4"));
         add("its flows", map("flows4"));
