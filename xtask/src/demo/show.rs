@@ -24,8 +24,6 @@ const SILENCE: Duration = Duration::from_millis(500);
 
 /// Clients that connect at the same time; each makes up to 32 connections at a time.
 const CLIENTS_AT_ONCE: usize = 4;
-/// The part of a probe that may go unanswered without being the answer.
-const LOST_BY_CHANCE: f64 = 0.05;
 
 /// Plays all phases. `print` gets what people read.
 pub(super) fn play(
@@ -197,18 +195,5 @@ fn connect(
             return Ok(pilot);
         }
     }
-    let shares = place.probe_with(proto, address, attempts, &options)?;
-    // All these nodes are one machine, and a busy one loses packets between them like a busy network. What is
-    // lost by chance is not lost again.
-    let lost_few = shares.silent > 0
-        && shares.answers() + shares.silent == shares.attempts
-        && f64::from(shares.silent) <= f64::from(shares.attempts) * LOST_BY_CHANCE;
-    if lost_few {
-        say(format!(
-            "{} from {}: {} of {} unanswered; once more",
-            row.to, row.from, shares.silent, shares.attempts
-        ));
-        return place.probe_with(proto, address, attempts, &options);
-    }
-    Ok(shares)
+    place.probe_with(proto, address, attempts, &options)
 }
