@@ -163,3 +163,24 @@ fn many_connections_at_a_time_are_all_answered_as_root() {
         }
     });
 }
+
+#[test]
+fn source_ports_are_found_while_half_of_them_are_taken_as_root() {
+    if !possible("source_ports_are_found_while_half_of_them_are_taken_as_root") {
+        return;
+    }
+    let cluster = Cluster::with(
+        topology(PodNetwork::Routed, Netfilter::None),
+        &["--snat-ports", "61000-61499"],
+    );
+    let service = Service::new(&cluster.lab, "remote", 10)
+        .load_balancer(&cluster.lab, 10, NODE_PORT)
+        .with(&cluster.lab, &["pod2-1"]);
+    cluster.apply(&service);
+    for family in Family::BOTH {
+        // Flows of datagrams keep their ports for minutes.
+        let to = Address::LoadBalancer.socket(&cluster, family, 10, NODE_PORT);
+        let shares = cluster.probe("client", Proto::Udp, to, 250);
+        assert!(shares.all_answered(), "{shares}\n{}", cluster.diagnosis());
+    }
+}
