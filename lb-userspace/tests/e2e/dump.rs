@@ -15,7 +15,7 @@ use crate::{
 const NODE_PORT: u16 = 30_080;
 
 /// The entries of a pinned map, as `bpftool -j map dump` shows them.
-fn entries(map: &Path) -> Vec<Value> {
+pub(crate) fn entries(map: &Path) -> Vec<Value> {
     let output = Command::new("bpftool")
         .args(["-j", "map", "dump", "pinned"])
         .arg(map)

@@ -1,6 +1,7 @@
 //! Load that goes on while something changes: connections that are held, and a loop of new ones.
 
 use std::{
+    io,
     net::SocketAddr,
     sync::{
         Arc, Mutex, PoisonError,
@@ -58,6 +59,21 @@ impl Connections {
             failures.join("\n"),
             cluster.diagnosis()
         );
+    }
+
+    /// Each of them is told at once that it is over: an answer, not silence.
+    #[track_caller]
+    pub(crate) fn assert_reset(&mut self, cluster: &Cluster, when: &str) {
+        for (what, held) in &mut self.0 {
+            let echo = held.echo(ECHO);
+            let told = echo.as_ref().is_err_and(|error| {
+                matches!(
+                    error.kind(),
+                    io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe
+                )
+            });
+            assert!(told, "{when}: {what}: {echo:?}\n{}", cluster.diagnosis());
+        }
     }
 
     /// How many of them are with a backend.

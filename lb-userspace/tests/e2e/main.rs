@@ -11,6 +11,7 @@ mod dump;
 mod flood;
 mod kubernetes;
 mod load;
+mod lost;
 mod reach;
 mod refuse;
 mod restart;

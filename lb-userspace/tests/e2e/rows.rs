@@ -21,6 +21,9 @@ use crate::cluster::Cluster;
 pub(crate) const MANY: u32 = 40;
 /// Connections of other rows.
 const FEW: u32 = 4;
+/// How long an answer may take on a busy machine. TCP sends again meanwhile; UDP does not, and so shows whether
+/// a first packet is lost.
+const ANSWER: Duration = Duration::from_secs(3);
 /// How long silence is listened to.
 const SILENCE: Duration = Duration::from_millis(400);
 /// Rows that are checked at a time: most of them wait.
@@ -128,8 +131,8 @@ impl<'a> Rows<'a> {
 impl Row<'_> {
     fn check(&self, cluster: &Cluster) -> Result<(), String> {
         let (options, n) = match self.expect {
-            Expect::From(names) if names.len() > 1 => (Options::default(), MANY),
-            Expect::From(_) | Expect::Refused => (Options::default(), FEW),
+            Expect::From(names) if names.len() > 1 => (Options::within(ANSWER), MANY),
+            Expect::From(_) | Expect::Refused => (Options::within(ANSWER), FEW),
             Expect::Silent | Expect::Unserved => (Options::within(SILENCE), FEW),
         };
         let place = cluster.lab.at(self.from).expect("the place is there");

@@ -6,6 +6,9 @@ use lb_lab::{Lab, Topology};
 
 use crate::cluster::{Cluster, agent_path, possible};
 
+/// What is wrong, the program to start the agent by, its arguments, and words that it must say.
+type Case<'a> = (&'a str, &'a [&'a str], Vec<&'a str>, &'a [&'a str]);
+
 /// Runs the agent in the lab's only node; gives what it says on its way out.
 fn refusal(lab: &Lab, wrapper: &[&str], arguments: &[&str]) -> String {
     let node = lab.at("node1").expect("it is there");
@@ -49,7 +52,7 @@ fn it_says_in_one_sentence_why_it_cannot_start_as_root() {
     let dir = ["--node-name", "node1", "--source", "dir", "--manifests"];
     let good = [&dir[..], &[&manifests]].concat();
     let unprivileged = ["setpriv", "--bounding-set=-all", "--inh-caps=-all"];
-    let cases: [(&str, &[&str], Vec<&str>, &[&str]); 6] = [
+    let cases: [Case<'_>; 6] = [
         (
             "no node name",
             &[],

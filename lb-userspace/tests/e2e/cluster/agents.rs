@@ -1,0 +1,159 @@
+//! The agents of a cluster: started and ended, asked for their status, their maps found.
+
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use lb_common::abi::names;
+use lb_lab::wait_for;
+use lb_userspace::load::PinDirectory;
+
+use super::{Cluster, SETTLED};
+
+/// Where instances are pinned.
+const BPFFS: &str = "/sys/fs/bpf";
+
+/// The binary under test.
+pub(crate) fn agent_path() -> &'static Path {
+    Path::new(env!("CARGO_BIN_EXE_lb-agent"))
+}
+
+impl Cluster {
+    /// Waits until the status of a node is as wanted; gives it.
+    pub(crate) fn eventually_status(
+        &self,
+        node: usize,
+        what: &str,
+        wanted: impl Fn(&serde_json::Value) -> bool,
+    ) -> serde_json::Value {
+        let mut last = serde_json::Value::Null;
+        let result = wait_for(SETTLED, what, || {
+            last = self.status(node);
+            wanted(&last)
+        });
+        assert!(result.is_ok(), "{what}: {last:#}\n{}", self.log(node));
+        last
+    }
+
+    /// What `lb-agent status -o json` says on a node.
+    pub(crate) fn status(&self, node: usize) -> serde_json::Value {
+        let output = self.agent(node, &["status", "-o", "json"]);
+        serde_json::from_str(&output.0).unwrap_or_default()
+    }
+
+    /// Runs `lb-agent` on a node with the arguments that name its instance: what it prints, and whether it succeeds.
+    pub(crate) fn agent(&self, node: usize, arguments: &[&str]) -> (String, bool) {
+        let mut argv: Vec<_> = vec![agent_path().to_string_lossy().into_owned()];
+        argv.extend(arguments.iter().map(ToString::to_string));
+        argv.extend(self.instance(node));
+        let place = self.lab.at(&self.agents[node].node).expect("the node is there");
+        let net = place.netns().path();
+        let output = std::process::Command::new("nsenter")
+            .arg(format!("--net={}", net.display()))
+            .args(&argv)
+            .env("RUST_BACKTRACE", "0")
+            .output()
+            .expect("nsenter is there");
+        let text = if output.status.success() {
+            output.stdout
+        } else {
+            output.stderr
+        };
+        (
+            String::from_utf8_lossy(&text).into_owned(),
+            output.status.success(),
+        )
+    }
+
+    /// The arguments that name a node's instance.
+    pub(crate) fn instance(&self, node: usize) -> [String; 6] {
+        let name = &self.agents[node].node;
+        let run = self.lab.folder().join(format!("{name}-run"));
+        [
+            "--bpffs".into(),
+            BPFFS.into(),
+            "--instance".into(),
+            format!("{}{name}", self.lab.prefix()),
+            "--run-dir".into(),
+            run.to_string_lossy().into_owned(),
+        ]
+    }
+
+    /// Where a node's maps and links are pinned.
+    pub(crate) fn pins(&self, node: usize) -> PathBuf {
+        Path::new(BPFFS).join(format!("{}{}", self.lab.prefix(), self.agents[node].node))
+    }
+
+    /// Where a map of a node is pinned.
+    pub(crate) fn map(&self, node: usize, name: &str) -> PathBuf {
+        let instance = format!("{}{}", self.lab.prefix(), self.agents[node].node);
+        PinDirectory::new(Path::new(BPFFS), &instance)
+            .expect("the lab's names are usable")
+            .map(name)
+    }
+
+    /// Starts the agent of a node.
+    pub(crate) fn start_agent(&mut self, node: usize) {
+        let plan = &self.lab.topology().plan;
+        let name = &self.agents[node].node;
+        let mut argv = vec![
+            agent_path().to_string_lossy().into_owned(),
+            "run".into(),
+            "--node-name".into(),
+            name.clone(),
+            "--source".into(),
+        ];
+        argv.extend(self.source.iter().cloned());
+        argv.extend(
+            plan.services
+                .both()
+                .iter()
+                .flat_map(|cidr| ["--service-cidr".into(), cidr.to_string()]),
+        );
+        argv.extend(self.instance(node));
+        argv.extend(self.extra.iter().cloned());
+        let child = self
+            .lab
+            .spawn(name, &argv, &[("RUST_BACKTRACE", "0")])
+            .expect("the agent starts");
+        self.agents[node].child = Some(child);
+    }
+
+    /// Waits until the agent of a node that was just started serves.
+    pub(crate) fn wait_for_agent(&self, node: usize) {
+        let pid = self.agents[node].child.as_ref().map(|child| child.pid());
+        self.settle(node, |status| status["pid"].as_u64() == pid.map(u64::from));
+    }
+
+    /// Ends the agent of a node by a signal; its programs stay.
+    pub(crate) fn end_agent(&mut self, node: usize, signal: lb_lab::Signal) {
+        let child = self.agents[node].child.take().expect("it runs");
+        child.signal(signal);
+        child.wait(Duration::from_secs(5)).expect("it ends");
+    }
+
+    /// The end of an agent's log.
+    pub(crate) fn log(&self, node: usize) -> String {
+        self.agents[node]
+            .child
+            .as_ref()
+            .map(|child| child.tail(40))
+            .unwrap_or_default()
+    }
+
+    /// What every agent says, counts and logs, for a failed test.
+    pub(crate) fn diagnosis(&self) -> String {
+        (0..self.agents.len())
+            .map(|node| {
+                let status = self.agent(node, &["status"]).0;
+                let counters = crate::dump::counters(&self.map(node, names::COUNTERS)).join("\n  ");
+                format!(
+                    "--- {}\n{status}counters:\n  {counters}\nlog:\n{}\n",
+                    self.agents[node].node,
+                    self.log(node)
+                )
+            })
+            .collect()
+    }
+}
