@@ -7,6 +7,7 @@ mod cluster;
 mod devices;
 pub mod lock;
 pub mod report;
+mod stale;
 
 use std::{
     io,
@@ -125,13 +126,14 @@ pub async fn run(config: Config) -> Result<()> {
         },
     };
     let mut loaded = load::load(load::Options {
-        pins,
+        pins: pins.clone(),
         capacities,
         tc_attach,
     })?;
     info!(adopted = ?loaded.adopted(), "programs and maps are loaded");
     let store = maps::bpf::open(|name| loaded.take_map(name))?;
     let sweeper = loaded.sweeper()?;
+    let inherited = !loaded.adopted().is_empty();
     let mut reconciler = Reconciler::new(settings, store);
     let status = reconciler.status();
 
@@ -160,6 +162,7 @@ pub async fn run(config: Config) -> Result<()> {
     };
     let (devices_sender, devices) = watch::channel(Devices::default());
     tasks.spawn(devices::follow(equipment, followed, changes, devices_sender));
+    tasks.spawn(stale::follow(cluster.clone(), status.clone(), pins, inherited));
     let swept = gc::run(move |frame| sweeper.run(frame), gc::INTERVAL);
     let sources = Sources {
         instance,

@@ -18,6 +18,7 @@ mod restart;
 mod rows;
 mod scale;
 mod service;
+mod stale;
 mod startup;
 mod status;
 mod transfer;

@@ -1,0 +1,204 @@
+//! UDP flows follow their Service: one whose backend no longer serves is forgotten, so that the next datagram
+//! gets another backend. (An established TCP connection stays where it is; a chatty UDP client would stay with
+//! a dead backend for ever.) kubernetes e2e: "should be able to preserve UDP traffic when server pod cycles".
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    time::Duration,
+};
+
+use lb_common::abi::Protocol;
+use tokio::{sync::watch, task::spawn_blocking, time::sleep};
+use tracing::{info, warn};
+
+use super::cluster::Cluster;
+use crate::{
+    apply::Status,
+    load::PinDirectory,
+    maps::flows::{self, Forward},
+};
+
+/// Time between two walks of the flow tables: what happens in between is one walk.
+const PAUSE: Duration = Duration::from_millis(200);
+
+/// Who may have UDP flows, by where their clients send to.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+struct Serving {
+    by_address: BTreeMap<(IpAddr, u16), BTreeSet<(IpAddr, u16)>>,
+    by_node_port: BTreeMap<u16, BTreeSet<(IpAddr, u16)>>,
+}
+
+impl Serving {
+    fn of(cluster: &Cluster) -> Self {
+        let mut all = Self::default();
+        let ports = cluster.served.values().flatten();
+        for port in ports.filter(|port| port.id.protocol == Protocol::Udp) {
+            for frontend in &port.frontends {
+                let serving = match frontend.address {
+                    Some(address) => all.by_address.entry((address, frontend.port)).or_default(),
+                    None => all.by_node_port.entry(frontend.port).or_default(),
+                };
+                serving.extend(&port.serving);
+            }
+        }
+        all
+    }
+
+    /// Whether a flow leads to somebody who no longer serves it. Where nobody serves at all there is nobody
+    /// better either, and the flow stays.
+    fn has_lost(&self, flow: &Forward) -> bool {
+        if flow.protocol != Protocol::Udp as u8 {
+            return false;
+        }
+        let serving = self
+            .by_address
+            .get(&flow.frontend)
+            .or_else(|| self.by_node_port.get(&flow.frontend.1));
+        match serving {
+            Some(serving) => !serving.is_empty() && !serving.contains(&flow.backend),
+            None => true, // the Service itself is gone
+        }
+    }
+
+    /// Whether everything that `before` allowed is still allowed.
+    fn covers(&self, before: &Self) -> bool {
+        let within =
+            |now: Option<&BTreeSet<_>>, then: &BTreeSet<_>| now.is_some_and(|now| then.is_subset(now));
+        before
+            .by_address
+            .iter()
+            .all(|(key, then)| within(self.by_address.get(key), then))
+            && before
+                .by_node_port
+                .iter()
+                .all(|(key, then)| within(self.by_node_port.get(key), then))
+    }
+}
+
+/// Follows the cluster until it ends. `inherited`: there are flows of a process before this one, which may lead to
+/// endpoints that went while no agent ran.
+pub(super) async fn follow(
+    mut cluster: watch::Receiver<Cluster>,
+    mut status: watch::Receiver<Status>,
+    pins: PinDirectory,
+    inherited: bool,
+) {
+    let mut known = Serving::default();
+    let mut first = inherited;
+    loop {
+        let serving = Serving::of(&cluster.borrow_and_update());
+        if first || !serving.covers(&known) {
+            // Only when new flows no longer get there: the other way round, one could come back.
+            if status
+                .wait_for(|status| status.live == status.received)
+                .await
+                .is_err()
+            {
+                return;
+            }
+            let (pins, serving) = (pins.clone(), serving.clone());
+            let removed =
+                spawn_blocking(move || flows::remove(|name| pins.map(name), |flow| serving.has_lost(flow)));
+            match removed.await {
+                Ok(Ok(0)) | Err(_) => {}
+                Ok(Ok(removed)) => info!(
+                    removed,
+                    "UDP flows to endpoints that no longer serve are forgotten"
+                ),
+                Ok(Err(error)) => {
+                    warn!(%error, "UDP flows to endpoints that no longer serve cannot be removed");
+                }
+            }
+            sleep(PAUSE).await;
+        }
+        first = false;
+        known = serving;
+        if cluster.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(text: &str) -> (IpAddr, u16) {
+        let socket: std::net::SocketAddr = text.parse().expect("an address and a port");
+        (socket.ip(), socket.port())
+    }
+
+    fn serving() -> Serving {
+        let pods = BTreeSet::from([at("10.0.0.2:53"), at("10.0.0.3:53")]);
+        Serving {
+            by_address: BTreeMap::from([
+                (at("172.30.0.10:53"), pods.clone()),
+                (at("172.30.0.20:53"), BTreeSet::new()),
+            ]),
+            by_node_port: BTreeMap::from([(30_053, pods)]),
+        }
+    }
+
+    #[test]
+    fn a_flow_is_lost_if_its_backend_no_longer_serves_and_another_does() {
+        let flow = |protocol: Protocol, frontend: &str, backend: &str| Forward {
+            protocol: protocol as u8,
+            frontend: at(frontend),
+            backend: at(backend),
+        };
+        for (lost, why, flow) in [
+            (
+                false,
+                "its backend serves",
+                flow(Protocol::Udp, "172.30.0.10:53", "10.0.0.2:53"),
+            ),
+            (
+                true,
+                "its backend is gone",
+                flow(Protocol::Udp, "172.30.0.10:53", "10.0.0.9:53"),
+            ),
+            (
+                true,
+                "its backend's port is gone",
+                flow(Protocol::Udp, "172.30.0.10:53", "10.0.0.2:54"),
+            ),
+            (
+                false,
+                "TCP stays",
+                flow(Protocol::Tcp, "172.30.0.10:53", "10.0.0.9:53"),
+            ),
+            (
+                false,
+                "nobody serves",
+                flow(Protocol::Udp, "172.30.0.20:53", "10.0.0.9:53"),
+            ),
+            (
+                true,
+                "the Service is gone",
+                flow(Protocol::Udp, "172.30.0.99:53", "10.0.0.2:53"),
+            ),
+            (
+                false,
+                "any node's port",
+                flow(Protocol::Udp, "192.168.0.1:30053", "10.0.0.2:53"),
+            ),
+            (
+                true,
+                "any node's port, backend gone",
+                flow(Protocol::Udp, "192.168.0.7:30053", "10.0.0.9:53"),
+            ),
+        ] {
+            assert_eq!(serving().has_lost(&flow), lost, "{why}: {flow:?}");
+        }
+    }
+
+    #[test]
+    fn only_what_is_taken_away_needs_a_walk() {
+        let full = serving();
+        let mut fewer = serving();
+        fewer.by_node_port.clear();
+        assert!(full.covers(&fewer) && full.covers(&full));
+        assert!(!fewer.covers(&full));
+    }
+}
