@@ -48,7 +48,7 @@ fn restarts(topology: Topology, arguments: &[&str], signals: &[Signal]) {
         held.assert_alive(&cluster, "while the agent is away");
         hammers.wait_for(10);
         let what_is_new: &[&str] = if number % 2 == 0 {
-            &["pod1-1", "pod1-2"]
+            &["pod1-1", "pod1-2", "pod2-1"]
         } else {
             &BOTH
         };

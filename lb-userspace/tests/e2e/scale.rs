@@ -95,6 +95,11 @@ fn scaling(network: PodNetwork, netfilter: Netfilter) {
     }
     held.assert_alive(&cluster, "while a backend is drained");
 
+    // Datagrams stay too, as long as their backend serves.
+    for (stream, (from, to)) in datagrams.into_iter().zip(&ways) {
+        assert_stayed(stream, &format!("datagrams from {from} to {to}"));
+    }
+
     // It is gone from the Service; as long as the pod lives, so do its connections.
     cluster.apply(&service.clone().with(lab, &all[1..]));
     hammers.wait_for(10);
@@ -106,9 +111,6 @@ fn scaling(network: PodNetwork, netfilter: Netfilter) {
             .expect("the download goes on");
         let report = download.stop();
         assert!(report.error.is_none() && report.by.len() == 1, "{report:?}");
-    }
-    for (stream, (from, to)) in datagrams.into_iter().zip(&ways) {
-        assert_stayed(stream, &format!("datagrams from {from} to {to}"));
     }
 }
 
