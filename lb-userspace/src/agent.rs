@@ -172,6 +172,7 @@ pub async fn run(config: Config) -> Result<()> {
         status,
         devices,
         swept,
+        max_flows,
     };
     tasks.spawn(report::write(sources));
 

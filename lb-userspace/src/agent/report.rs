@@ -53,6 +53,8 @@ pub struct Report {
     pub failed_writes: Vec<FailedWrites>,
     /// Flow entries, IPv4 and IPv6.
     pub flow_entries: [u32; 2],
+    /// How many entries each flow table holds.
+    pub flow_capacity: u32,
     /// Expired flow entries that were removed since the start, IPv4 and IPv6.
     pub flows_expired: [u64; 2],
 }
@@ -116,6 +118,7 @@ pub(super) struct Sources {
     pub(super) status: watch::Receiver<Status>,
     pub(super) devices: watch::Receiver<Devices>,
     pub(super) swept: watch::Receiver<Swept>,
+    pub(super) max_flows: u32,
 }
 
 /// Writes a report whenever something has changed.
@@ -173,6 +176,7 @@ impl Sources {
             status,
             devices,
             swept,
+            max_flows,
         } = self;
         let status = status.borrow_and_update().clone();
         let devices = devices.borrow_and_update().clone();
@@ -221,6 +225,7 @@ impl Sources {
                 })
                 .collect(),
             flow_entries: swept.entries,
+            flow_capacity: *max_flows,
             flows_expired: swept.removed,
         }
     }

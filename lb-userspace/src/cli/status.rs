@@ -113,9 +113,10 @@ fn describe(report: &Report, alive: bool) -> String {
         report.services_live, report.frontends_live, report.backends_live
     ));
     line(format!(
-        "flow entries: {} IPv4, {} IPv6 ({} expired so far)",
+        "flow entries: {} IPv4, {} IPv6, of {} each ({} expired so far)",
         report.flow_entries[0],
         report.flow_entries[1],
+        report.flow_capacity,
         report.flows_expired.iter().sum::<u64>()
     ));
     line(format!("devices ({}):", report.attach));
