@@ -255,7 +255,8 @@ pub(crate) fn snat_port(packet: &Packet, ports: [u16; 2], attempt: u32) -> u16 {
         return own;
     }
     let span = u32::from(ports[1] - ports[0]) + 1;
-    ports[0] + (hash(packet).wrapping_add(attempt) % span) as u16
+    let step = hash(packet) >> 16 | 1;
+    ports[0] + (hash(packet).wrapping_add(attempt.wrapping_mul(step)) % span) as u16
 }
 
 /// [`snat_port`] of the usual range, first attempt.
