@@ -203,9 +203,22 @@ impl Cluster {
         n: u32,
         wanted: impl Fn(&Shares) -> bool,
     ) -> Shares {
+        self.eventually_within(Duration::from_secs(10), from, proto, to, n, wanted)
+    }
+
+    /// The same, with another limit.
+    pub(crate) fn eventually_within(
+        &self,
+        limit: Duration,
+        from: &str,
+        proto: Proto,
+        to: SocketAddr,
+        n: u32,
+        wanted: impl Fn(&Shares) -> bool,
+    ) -> Shares {
         let mut last = None;
         let place = self.lab.at(from).expect("the place is there");
-        let result = wait_for(Duration::from_secs(10), "answers as wanted", || {
+        let result = wait_for(limit, "answers as wanted", || {
             let shares = place.probe(proto, to, n).expect("the probe runs");
             let good = wanted(&shares);
             last = Some(shares);

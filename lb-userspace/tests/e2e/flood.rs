@@ -6,11 +6,11 @@ use std::{
 };
 
 use lb_common::testing::packet;
-use lb_lab::{Cidr, Family, Netfilter, Options, Proto, Topology};
+use lb_lab::{Cidr, Family, Netfilter, Proto, Shares, Topology};
 
 use crate::{
     cluster::{Cluster, possible},
-    load::{Connections, Hammers},
+    load::Connections,
     reach::Address,
     service::{PORT, Service},
 };
@@ -18,6 +18,8 @@ use crate::{
 const NODE_PORT: u16 = 30_080;
 /// Packets of the flood, for each family.
 const FLOOD: u32 = 50_000;
+/// Until new connections are all answered again.
+const RECOVERY: Duration = Duration::from_secs(30);
 /// Entries of a flow table: the flood alone would need twice its packets.
 const FLOWS: u32 = 8192;
 
@@ -77,16 +79,12 @@ fn established_connections_survive_a_syn_flood_as_root() {
             .expect("the download goes on");
         assert_eq!(download.stop().error, None);
     }
-    let hammers = Hammers::start(&cluster, &ways);
-    hammers.wait_for(30);
-    hammers.assert_no_failure(&cluster);
+    // The backends send their answers to the flood again for a while, and one machine is all of this network: new
+    // connections need not be perfect at once, but soon.
     for (from, to) in &ways {
-        let outcome = lab
-            .at(from)
-            .expect("it is there")
-            .connect(Proto::Udp, *to, &Options::default())
-            .expect("an attempt can be made");
-        assert!(outcome.answer().is_some(), "{from} to {to}: {outcome}");
+        for proto in Proto::BOTH {
+            cluster.eventually_within(RECOVERY, from, proto, *to, 10, Shares::all_answered);
+        }
     }
 }
 

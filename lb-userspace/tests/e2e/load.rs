@@ -121,9 +121,13 @@ impl Hammer {
     /// Waits until so many more have been tried.
     pub(crate) fn wait_for(&self, more: u32) {
         let wanted = self.attempts() + more;
-        let deadline = Instant::now() + Duration::from_secs(10);
+        let deadline = Instant::now() + Duration::from_secs(30);
         while self.attempts() < wanted {
-            assert!(Instant::now() < deadline, "the loop of connections stands still");
+            assert!(
+                Instant::now() < deadline,
+                "the loop of connections stands still: {}",
+                self.shared.shares.lock().unwrap_or_else(PoisonError::into_inner)
+            );
             thread::park_timeout(PAUSE);
         }
     }

@@ -27,7 +27,7 @@ const ANSWER: Duration = Duration::from_secs(3);
 /// How long silence is listened to.
 const SILENCE: Duration = Duration::from_millis(400);
 /// Rows that are checked at a time: most of them wait.
-const PARALLEL: usize = 8;
+const PARALLEL: usize = 4;
 
 /// What must come of a row's connections.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
