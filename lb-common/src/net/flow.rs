@@ -20,6 +20,9 @@ use super::{
 /// Source ports that are tried before a flow is given up.
 const PORT_TRIES: u32 = 16;
 
+/// Ticks that the tuple of a closed flow is left alone: its backend may still wait for the last acknowledgement, and
+/// would not take a handshake for what it is.
+const QUARANTINE: u32 = 2;
 /// Slots that an unconfirmed flow may take.
 const SLOT_WAYS: u32 = 4;
 /// Hashes of neighbouring slots lie this far apart (2^32 divided by the golden ratio).
@@ -535,8 +538,9 @@ fn claim<F: Net, T: Tables<F>>(tables: &T, scratch: &Scratch<F::Addr>) -> Claim 
     let Some(other) = tables.flow(&scratch.twin_key) else {
         return Claim::Freed;
     };
-    let state = State::from_number(other.state);
-    if state == State::Closed || sweep(scratch.twin_key.protocol, other, scratch.flow.seen) {
+    let idle = scratch.flow.seen.wrapping_sub(other.seen);
+    let over = State::from_number(other.state) == State::Closed && idle >= QUARANTINE;
+    if over || sweep(scratch.twin_key.protocol, other, scratch.flow.seen) {
         forget(tables, &scratch.twin_key, other);
         Claim::Freed
     } else if other.to == scratch.twin.to {

@@ -152,16 +152,21 @@ fn exhaustion(site: &Site) -> Row {
         ])
 }
 
-/// The port of a connection that was reset is taken at once.
+/// The port of a connection that was reset is taken by another when its backend has had time to forget it too.
 fn closed_port_is_free(site: &Site) -> Row {
     let port = SNAT_PORTS[0] + 9;
     let one = client(site, port, Svc::Remote);
     let there = relayed(site, &one, port);
     let other = syn(site.at(Host::Stranger, port), one.destination);
     let other_there = relayed(site, &other, port);
-    Row::new("the port of a closed connection is free")
+    let taken = Tuple {
+        phase: Phase::Before as u8,
+        ..tuple(&there).reverse()
+    };
+    Row::new("the port of a closed connection is free after a while")
         .then(send(UplinkIn, &one).goes_out_as(ForwardedNew, &there))
         .then(send(UplinkIn, &rst(&one)).goes_out_as(ForwardedFlow, &rst(&there).ttl(63)))
+        .doing(age(site, taken, 2))
         .then(send(UplinkIn, &other).goes_out_as(ForwardedNew, &other_there))
         .leaves(vec![relayed_flow(site, &other, &other_there, State::New)])
 }
