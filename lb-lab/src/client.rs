@@ -87,7 +87,8 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Self {
         Self {
-            timeout: Duration::from_secs(1),
+            // Room for a handshake's first two repetitions: all of the network is one machine, and a busy one.
+            timeout: Duration::from_secs(4),
             source: None,
             request_len: 0,
             reply_len: 0,
