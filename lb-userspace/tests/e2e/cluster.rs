@@ -114,6 +114,23 @@ impl Cluster {
             return;
         }
         self.change(|| self.write(service));
+        self.wait_for_routes(service);
+    }
+
+    /// Waits until every running agent has routed a Service's outer addresses into `lb0`, which it does beside
+    /// the maps: only this node's own processes depend on it.
+    fn wait_for_routes(&self, service: &Service) {
+        for agent in self.agents.iter().filter(|agent| agent.child.is_some()) {
+            let place = self.lab.at(&agent.node).expect("it is there");
+            for ip in service.ingress() {
+                let what = format!("{ip} is routed into lb0 on {}", agent.node);
+                let routed = wait_for(SETTLED, &what, || {
+                    let route = place.output(&["ip", "route", "get", &ip.to_string()]);
+                    route.is_ok_and(|route| route.contains("dev lb0"))
+                });
+                assert!(routed.is_ok(), "{what}: never\n{}", self.diagnosis());
+            }
+        }
     }
 
     /// Writes a Service's manifests and waits for nothing.

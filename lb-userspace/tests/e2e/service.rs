@@ -137,6 +137,11 @@ impl Service {
         self
     }
 
+    /// Its load balancer's addresses.
+    pub(crate) fn ingress(&self) -> &[IpAddr] {
+        &self.ingress
+    }
+
     /// Its name.
     pub(crate) fn name(&self) -> &str {
         &self.name
