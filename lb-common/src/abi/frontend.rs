@@ -40,7 +40,7 @@ pub struct FrontendKey<A> {
     pub reserved: u8,
 }
 
-/// Where a frontend leads. Never changes while the frontend exists.
+/// Where a frontend leads. Replaced as a whole when another Service takes the frontend over.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 #[repr(C)]
 pub struct Frontend {
