@@ -4,9 +4,7 @@
 
 use std::{io, path::PathBuf, sync::Arc};
 
-use lb_common::abi::Family;
-
-use super::{FamilyMaps, MapError, MapStore, Table};
+use super::{MapError, Table, Wrap};
 
 /// A map that refuses to be written while a file exists.
 struct Faulty<T: ?Sized> {
@@ -44,59 +42,27 @@ impl<K, V> Table<K, V> for Faulty<dyn Table<K, V>> {
     }
 }
 
-/// `store`, but every write of it fails while `file` is there.
-#[must_use]
-pub fn while_exists(file: PathBuf, store: MapStore) -> MapStore {
-    use lb_common::abi::names;
-    let file = &Arc::new(file);
-    let MapStore {
-        node,
-        devices,
-        maglev,
-        v4,
-        v6,
-        grace,
-    } = store;
-    MapStore {
-        node: faulty(names::NODE, file, node),
-        devices: faulty(names::DEVICES, file, devices),
-        maglev: faulty(names::MAGLEV, file, maglev),
-        v4: family(file, v4),
-        v6: family(file, v6),
-        grace,
+/// Wraps maps so that every write fails while a file is there.
+#[derive(Clone, Debug)]
+pub struct WhileExists(Arc<PathBuf>);
+
+impl WhileExists {
+    /// Every write fails while `file` is there.
+    #[must_use]
+    pub fn new(file: PathBuf) -> Self {
+        Self(Arc::new(file))
     }
 }
 
-fn family<F: Family>(file: &Arc<PathBuf>, maps: FamilyMaps<F>) -> FamilyMaps<F> {
-    use lb_common::abi::names;
-    let FamilyMaps {
-        addresses,
-        sources,
-        frontends,
-        services,
-        sets,
-        backends,
-    } = maps;
-    FamilyMaps {
-        addresses: faulty(names::ADDRESSES[F::INDEX], file, addresses),
-        sources: faulty(names::SOURCES[F::INDEX], file, sources),
-        frontends: faulty(names::FRONTENDS[F::INDEX], file, frontends),
-        services: faulty(names::SERVICES[F::INDEX], file, services),
-        sets: faulty(names::SETS[F::INDEX], file, sets),
-        backends: faulty(names::BACKENDS[F::INDEX], file, backends),
+impl Wrap for WhileExists {
+    fn wrap<K: 'static, V: 'static>(
+        &self,
+        name: &'static str,
+        inner: Box<dyn Table<K, V>>,
+    ) -> Box<dyn Table<K, V>> {
+        let file = Arc::clone(&self.0);
+        Box::new(Faulty { name, file, inner })
     }
-}
-
-fn faulty<K: 'static, V: 'static>(
-    name: &'static str,
-    file: &Arc<PathBuf>,
-    inner: Box<dyn Table<K, V>>,
-) -> Box<dyn Table<K, V>> {
-    Box::new(Faulty {
-        name,
-        file: Arc::clone(file),
-        inner,
-    })
 }
 
 #[cfg(test)]
@@ -112,7 +78,7 @@ mod tests {
     fn writes_fail_while_the_file_is_there_and_only_then() {
         let file = std::env::temp_dir().join(format!("lb-faulty-{}", std::process::id()));
         let (_fake, store) = Fake::new();
-        let mut store = while_exists(file.clone(), store);
+        let mut store = store.wrapped(&WhileExists::new(file.clone()));
         let device = Device::default();
         store.devices.put(&7, &device).unwrap();
         fs::write(&file, "").unwrap();
