@@ -22,7 +22,7 @@ pub(crate) use agents::agent_path;
 /// Source ports between two changes.
 const PORTS: u16 = 2800;
 /// How long a change may take until all agents have it in their maps.
-const SETTLED: Duration = Duration::from_secs(15);
+pub(crate) const SETTLED: Duration = Duration::from_secs(15);
 
 /// A running cluster. Dropping it ends agents, programs and namespaces.
 pub(crate) struct Cluster {

@@ -9,6 +9,7 @@ mod cluster;
 mod detach;
 mod dump;
 mod flood;
+mod health;
 mod kubernetes;
 mod load;
 mod lost;
