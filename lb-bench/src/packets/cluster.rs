@@ -48,6 +48,7 @@ fn service(family: Family, number: u32) -> ServicePort {
         external_local: false,
         endpoints_exist: true,
         affinity: None,
+        source_ranges: None,
         serving: backends
             .iter()
             .map(|backend| (backend.address, backend.port))
