@@ -50,9 +50,9 @@ pub(crate) fn run<F: Maps>(packet: Raw, floor: Floor) -> bool {
     match floor {
         Floor::Parse => true,
         // SAFETY: the value is not even read.
-        Floor::Address => unsafe { F::addresses().get(&tuple.destination) }.is_none(),
+        Floor::Address => unsafe { F::addresses().get(tuple.destination) }.is_none(),
         // SAFETY: as above.
-        Floor::Reply => unsafe { F::flows().get(&tuple) }.is_none(),
+        Floor::Reply => unsafe { F::flows().get(tuple) }.is_none(),
         Floor::Flow | Floor::FlowFib => follow::<F>(packet, head, &tuple, floor == Floor::FlowFib),
         Floor::First(entries) => first::<F>(head, &tuple, entries),
     }
@@ -97,7 +97,7 @@ fn has_frontend<F: Maps>(tuple: &Tuple<F::Addr>) -> bool {
         reserved: 0,
     };
     // SAFETY: the value is not even read.
-    unsafe { F::frontends().get(&key) }.is_some()
+    unsafe { F::frontends().get(key) }.is_some()
 }
 
 #[inline(always)]
@@ -146,13 +146,13 @@ fn first<F: Maps>(head: Head, tuple: &Tuple<F::Addr>, entries: u32) -> bool {
     };
     flow.to.destination = backend.address;
     flow.to.destination_port = backend.port;
-    if entries > 0 && F::flows().insert(tuple, &flow, BPF_NOEXIST as u64).is_err() {
+    if entries > 0 && F::flows().insert(tuple, flow, BPF_NOEXIST as u64).is_err() {
         return false;
     }
     if entries > 1 {
         let key = flow.to.reverse();
         flow.to = tuple.reverse();
-        if F::flows().insert(&key, &flow, BPF_NOEXIST as u64).is_err() {
+        if F::flows().insert(key, flow, BPF_NOEXIST as u64).is_err() {
             return false;
         }
     }
