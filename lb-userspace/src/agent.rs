@@ -5,6 +5,7 @@
 
 mod cluster;
 mod devices;
+mod events;
 mod health;
 pub mod lock;
 mod metrics;
@@ -101,9 +102,12 @@ pub async fn run(config: Config) -> Result<()> {
         (metrics_addresses, "metrics", metrics::respond(&health, gauges)),
     ];
     tasks.spawn(health::listen(servers, checks_sender.clone()));
+    let (warnings_sender, warnings) = watch::channel(Vec::new());
     let source_name = match source {
         SourceConfig::Kubernetes(options) => {
-            source::kubernetes::spawn(options.client().await?, events_sender);
+            let client = options.client().await?;
+            source::kubernetes::spawn(client.clone(), events_sender);
+            tasks.spawn(source::events::follow(client, node_name.clone(), warnings));
             "kubernetes".to_owned()
         }
         SourceConfig::Directory(folder) => {
@@ -211,6 +215,7 @@ pub async fn run(config: Config) -> Result<()> {
         inherited,
         stale_sender,
     ));
+    tasks.spawn(events::follow(status.clone(), checks.clone(), warnings_sender));
     let swept = gc::run(move |frame| sweeper.run(frame), gc::INTERVAL);
     gauges_sender.send_replace(Some(Gauges {
         pins,

@@ -124,6 +124,8 @@ fn pass_on(index: &mut Index, first: bool, changes: &Inbox, cluster: &watch::Sen
 }
 
 #[cfg(test)]
+mod storm;
+#[cfg(test)]
 mod tests {
     use super::*;
     use crate::model::{Change, Problem};

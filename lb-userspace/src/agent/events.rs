@@ -25,7 +25,13 @@ pub(super) async fn follow(
         let mut current: Vec<_> = (status.borrow_and_update().problems.iter())
             .map(warn(CANNOT_SERVE))
             .collect();
-        current.extend(checks.borrow_and_update().problems.iter().map(warn(health::FAILED_TO_START)));
+        current.extend(
+            checks
+                .borrow_and_update()
+                .problems
+                .iter()
+                .map(warn(health::FAILED_TO_START)),
+        );
         warnings.send_if_modified(|before| {
             let modified = *before != current;
             *before = current;

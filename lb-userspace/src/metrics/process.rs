@@ -2,6 +2,9 @@
 
 use std::{fs, time::SystemTime};
 
+/// What `stat` counts times in, on every architecture that Linux runs on.
+const TICKS_PER_SECOND: f64 = 100.0;
+
 /// What a process costs.
 #[derive(Clone, PartialEq, Default, Debug)]
 pub struct Process {
@@ -19,22 +22,18 @@ impl Process {
     /// This process. What cannot be read is zero.
     #[must_use]
     pub fn read() -> Self {
-        let stat = fs::read_to_string("/proc/self/stat").unwrap_or_default();
-        let uptime = fs::read_to_string("/proc/uptime").unwrap_or_default();
+        let read = |name: &str| fs::read_to_string(format!("/proc/{name}")).unwrap_or_default();
         let now = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default().as_secs_f64();
-        let per_second = nix::unistd::sysconf(nix::unistd::SysconfVar::CLK_TCK);
-        let page = nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE);
-        let value = |found: Result<Option<i64>, _>| found.ok().flatten().unwrap_or(1);
         let open_files = fs::read_dir("/proc/self/fd").map_or(0, Iterator::count);
         Self {
             open_files: open_files as u64,
-            ..Self::parse(&stat, &uptime, now, value(per_second) as f64, value(page) as u64)
+            ..Self::parse(&read("self/stat"), &read("self/status"), &read("uptime"), now)
         }
     }
 
-    /// From the texts of `stat` and `uptime`. proc(5): fields are counted from the end of the name, which may
+    /// From the texts of these files. proc(5): fields of `stat` are counted from the end of the name, which may
     /// hold anything.
-    fn parse(stat: &str, uptime: &str, now: f64, ticks_per_second: f64, page: u64) -> Self {
+    fn parse(stat: &str, status: &str, uptime: &str, now: f64) -> Self {
         let fields: Vec<_> = stat
             .rsplit(')')
             .next()
@@ -47,14 +46,16 @@ impl Process {
                 .and_then(|text| text.parse().ok())
                 .unwrap_or_default()
         };
+        let resident_kib = (status.lines().find_map(|line| line.strip_prefix("VmRSS:")))
+            .and_then(|rest| rest.trim().strip_suffix(" kB")?.parse::<u64>().ok());
         let uptime: f64 = (uptime.split_whitespace().next())
             .and_then(|text| text.parse().ok())
             .unwrap_or_default();
         Self {
-            cpu_seconds: (field(14) + field(15)) / ticks_per_second,
-            resident_bytes: field(24) as u64 * page,
+            cpu_seconds: (field(14) + field(15)) / TICKS_PER_SECOND,
+            resident_bytes: resident_kib.unwrap_or_default() * 1024,
             open_files: 0,
-            started: now - uptime + field(22) / ticks_per_second,
+            started: now - uptime + field(22) / TICKS_PER_SECOND,
         }
     }
 }
@@ -66,17 +67,16 @@ mod tests {
     #[test]
     fn fields_are_found_behind_any_name() {
         let stat = "7 (a) b (c) S 1 7 7 0 -1 4194560 1 2 3 4 150 50 0 0 20 0 9 0 5000 9999 25 18446744073709551615 1";
-        let process = Process::parse(stat, "100.00 7.0\n", 1000.0, 100.0, 4096);
-        assert_eq!(
-            process,
-            Process {
-                cpu_seconds: 2.0,
-                resident_bytes: 25 * 4096,
-                open_files: 0,
-                started: 950.0
-            }
-        );
-        assert_eq!(Process::parse("", "", 5.0, 100.0, 4096).resident_bytes, 0);
+        let status = "Name:\tx\nVmHWM:\t  200 kB\nVmRSS:\t     100 kB\n";
+        let process = Process::parse(stat, status, "100.00 7.0\n", 1000.0);
+        let expected = Process {
+            cpu_seconds: 2.0,
+            resident_bytes: 102_400,
+            open_files: 0,
+            started: 950.0,
+        };
+        assert_eq!(process, expected);
+        assert_eq!(Process::parse("", "", "", 5.0).resident_bytes, 0);
     }
 
     #[test]

@@ -187,9 +187,16 @@ async fn write(client: &Client, event: Event) -> kube::Result<()> {
     let events: Api<Event> = Api::namespaced(client.clone(), &namespace);
     match events.create(&PostParams::default(), &event).await {
         Err(kube::Error::Api(status)) if status.code == 409 => {
-            let count = events.get_opt(&name).await?.and_then(|known| known.count).unwrap_or_default();
+            let count = events
+                .get_opt(&name)
+                .await?
+                .and_then(|known| known.count)
+                .unwrap_or_default();
             let again = Patch::Merge(json!({"count": count + 1, "lastTimestamp": event.last_timestamp}));
-            events.patch(&name, &PatchParams::default(), &again).await.map(drop)
+            events
+                .patch(&name, &PatchParams::default(), &again)
+                .await
+                .map(drop)
         }
         done => done.map(drop),
     }
@@ -219,7 +226,11 @@ mod tests {
             assert_eq!(memory.next(&a, now), None, "{second}");
         }
         assert_eq!(memory.next(&b, start), Some(&b[0]));
-        assert_eq!(memory.next(&a, start + REST), Some(&a[0]), "the API server has forgotten it");
+        assert_eq!(
+            memory.next(&a, start + REST),
+            Some(&a[0]),
+            "the API server has forgotten it"
+        );
         memory.forget(&a[0]);
         assert_eq!(memory.next(&a, start + REST), Some(&a[0]), "it was not written");
     }
@@ -233,7 +244,11 @@ mod tests {
         assert_eq!(said(start), 20);
         assert_eq!(said(start), 0);
         assert_eq!(said(start + Duration::from_secs(60)), 10);
-        assert_eq!(said(start + Duration::from_secs(3000)), 20, "what was not said is not saved up");
+        assert_eq!(
+            said(start + Duration::from_secs(3000)),
+            20,
+            "what was not said is not saved up"
+        );
     }
 
     #[test]
@@ -252,7 +267,10 @@ mod tests {
         let make = |node, warning: &Warning| event(subject.clone(), node, warning, Timestamp::UNIX_EPOCH);
         let one = make("n1", &warning("Service shop/web"));
         assert_eq!(one.involved_object, subject);
-        assert_eq!((one.metadata.namespace.as_deref(), one.type_.as_deref()), (Some("shop"), Some("Warning")));
+        assert_eq!(
+            (one.metadata.namespace.as_deref(), one.type_.as_deref()),
+            (Some("shop"), Some("Warning"))
+        );
         assert_eq!(one, make("n1", &warning("Service shop/web")));
         let name = |event: Event| event.metadata.name;
         assert_ne!(name(one.clone()), name(make("n2", &warning("Service shop/web"))));

@@ -10,6 +10,7 @@ mod detach;
 mod dump;
 mod flood;
 mod health;
+mod kubectl;
 mod kubernetes;
 mod load;
 mod lost;
