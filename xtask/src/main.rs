@@ -2,6 +2,7 @@
 //! Set-up, build, demo, tests and checks: which command does what.
 
 mod build;
+mod cases;
 mod check;
 mod child;
 mod cross;
@@ -41,6 +42,8 @@ enum Command {
     Check(check::CheckArgs),
     /// Build everything and run every test.
     Test(test::TestArgs),
+    /// Run a folder of behaviour cases against the real agent.
+    Cases(cases::CasesArgs),
     /// Break the source in small ways and see whether a test notices.
     Mutants(mutants::MutantsArgs),
     /// Build the agent and run it on devices of this machine.
@@ -63,6 +66,7 @@ fn dispatch(cli: Cli) -> Result<ExitCode> {
         Command::Build(args) => build::command(&workspace, &args)?,
         Command::Check(args) => return check::command(&workspace, &args),
         Command::Test(args) => return test::command(&workspace, &args),
+        Command::Cases(args) => return cases::command(&workspace, &args),
         Command::Mutants(args) => return mutants::command(&workspace, &args),
         Command::Run(args) => run::command(&workspace, &args)?,
         Command::Demo(args) => return demo::command(&workspace, &args),
