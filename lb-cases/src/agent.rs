@@ -44,6 +44,7 @@ pub(crate) enum Source<'a> {
     /// A folder of manifests.
     Folder(&'a Path),
     /// An API server, by this kubeconfig.
+    #[expect(dead_code, reason = "the next step")]
     Api(&'a Path),
 }
 
@@ -133,10 +134,6 @@ impl Agent {
         Ok(counted)
     }
 
-    /// The end of its log.
-    pub(crate) fn log(&self) -> String {
-        self.child.tail(12)
-    }
 
     fn status(&self) -> Option<Status> {
         let file = self.run_dir.join(&self.instance).join("status.json");

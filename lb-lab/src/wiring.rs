@@ -29,7 +29,7 @@ pub struct Wiring {
 pub struct Wired {
     /// Its name in the lab.
     pub name: String,
-    /// It passes packets on.
+    /// It passes packets on, also those of connections that end in it: routes decide, never a socket it has.
     pub router: bool,
     /// Lines for `ip -batch`, run when the cables are there: addresses, routes, bridges.
     pub commands: String,
@@ -108,6 +108,8 @@ pub(crate) fn build(wiring: &Wiring, prefix: &str) -> Result<BTreeMap<String, Pl
         netns.sysctls(QUIET)?;
         if *router {
             netns.sysctls(configure::ROUTER)?;
+            // What a socket claims before it is routed cannot be passed on any more.
+            netns.sysctls(&[("ipv4/ip_early_demux", "0")])?;
         }
         let place = Place::new(name, nowhere, netns, Arc::clone(&folder));
         places.insert(name.clone(), place);
