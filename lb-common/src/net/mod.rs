@@ -1,7 +1,8 @@
 //! Packets: what is in them, what becomes of them, and how they are changed.
 //!
 //! `parse` reads headers through a [`Cursor`]; `decide` holds the policy; `flow` opens and follows
-//! flows in [`Tables`]; `edit` says which bytes change; `refuse` builds the answers of a refusal.
+//! flows in [`Tables`], with `open` and `install` as its parts; `edit` says which bytes change; `refuse` builds
+//! the answers of a refusal.
 //! Nothing here touches a packet or a map by itself, so the code that runs in the kernel is the code that
 //! the tests on the host run.
 
@@ -12,6 +13,8 @@ mod decide;
 mod edit;
 mod flow;
 mod hash;
+mod install;
+mod open;
 mod parse;
 mod refuse;
 mod tables;
