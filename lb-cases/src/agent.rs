@@ -134,7 +134,6 @@ impl Agent {
         Ok(counted)
     }
 
-
     fn status(&self) -> Option<Status> {
         let file = self.run_dir.join(&self.instance).join("status.json");
         serde_json::from_slice(&fs::read(file).ok()?).ok()

@@ -30,6 +30,9 @@ pub(crate) struct CasesArgs {
     /// Which programs face the network.
     #[arg(long, value_enum, default_value_t = Hook::Tc)]
     hook: Hook,
+    /// An agent that is built already; otherwise this tree's is built.
+    #[arg(long, value_name = "FILE")]
+    agent: Option<PathBuf>,
     /// Print one JSON document of all checks.
     #[arg(long)]
     json: bool,
@@ -50,7 +53,10 @@ pub(crate) enum Hook {
 /// The command.
 pub(crate) fn command(workspace: &Workspace, args: &CasesArgs) -> Result<ExitCode> {
     setup::runtime(workspace)?;
-    let agent = build::all(workspace, &BuildArgs::default())?;
+    let agent = match &args.agent {
+        Some(agent) => agent.clone(),
+        None => build::all(workspace, &BuildArgs::default())?,
+    };
     lb_lab::on_signal()?;
     let mut report = Report::default();
     let jobs = args.jobs.unwrap_or_else(default_jobs);

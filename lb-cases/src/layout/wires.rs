@@ -86,7 +86,7 @@ pub(crate) fn pod_device(number: usize) -> String {
     format!("veth{number}")
 }
 
-fn by_family<'a>(both: [&'a str; 2], family: Family) -> &'a str {
+fn by_family(both: [&str; 2], family: Family) -> &str {
     match family {
         Family::V4 => both[0],
         Family::V6 => both[1],
