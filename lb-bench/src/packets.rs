@@ -247,6 +247,9 @@ impl Bench {
             return Ok(());
         }
         self.next_client = first + runs;
+        if case.program == case.at.empty() {
+            return Ok(());
+        }
         let table = match case.whose {
             Whose::Bench => self.harness.flows(family),
             Whose::Agent | Whose::Dry => self.agent.flows(family),
