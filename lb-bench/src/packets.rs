@@ -250,6 +250,9 @@ impl Bench {
         if case.program == case.at.empty() {
             return Ok(());
         }
+        if case.whose == Whose::Agent {
+            self.agent.rest(family)?;
+        }
         let table = match case.whose {
             Whose::Bench => self.harness.flows(family),
             Whose::Agent | Whose::Dry => self.agent.flows(family),
