@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Set-up, build, demo, tests and checks: which command does what.
 
+mod bench;
 mod build;
 mod check;
 mod child;
@@ -45,6 +46,9 @@ enum Command {
     Mutants(mutants::MutantsArgs),
     /// Build the agent and run it on devices of this machine.
     Run(run::RunArgs),
+    /// Measure: nanoseconds a packet.
+    #[command(subcommand)]
+    Bench(bench::BenchCommand),
     /// Set up a small cluster and show Services being load-balanced.
     Demo(demo::DemoArgs),
 }
@@ -65,6 +69,7 @@ fn dispatch(cli: Cli) -> Result<ExitCode> {
         Command::Test(args) => return test::command(&workspace, &args),
         Command::Mutants(args) => return mutants::command(&workspace, &args),
         Command::Run(args) => run::command(&workspace, &args)?,
+        Command::Bench(bench) => return bench::command(&workspace, &bench),
         Command::Demo(args) => return demo::command(&workspace, &args),
     }
     Ok(ExitCode::SUCCESS)
