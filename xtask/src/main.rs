@@ -3,6 +3,7 @@
 
 mod bench;
 mod build;
+mod cases;
 mod check;
 mod child;
 mod cross;
@@ -42,6 +43,8 @@ enum Command {
     Check(check::CheckArgs),
     /// Build everything and run every test.
     Test(test::TestArgs),
+    /// Run a folder of behaviour cases against the real agent.
+    Cases(cases::CasesArgs),
     /// Break the source in small ways and see whether a test notices.
     Mutants(mutants::MutantsArgs),
     /// Build the agent and run it on devices of this machine.
@@ -67,6 +70,7 @@ fn dispatch(cli: Cli) -> Result<ExitCode> {
         Command::Build(args) => build::command(&workspace, &args)?,
         Command::Check(args) => return check::command(&workspace, &args),
         Command::Test(args) => return test::command(&workspace, &args),
+        Command::Cases(args) => return cases::command(&workspace, &args),
         Command::Mutants(args) => return mutants::command(&workspace, &args),
         Command::Run(args) => run::command(&workspace, &args)?,
         Command::Bench(bench) => return bench::command(&workspace, &bench),
