@@ -77,6 +77,7 @@ impl Instance {
             }
             .with_context(|| format!("the kernel refuses {name}"))?;
         }
+        let slots = [slots::<V4>(&mut ebpf)?, slots::<V6>(&mut ebpf)?];
         let counters = ebpf
             .take_map(names::COUNTERS)
             .context("the object has no counters")?;
