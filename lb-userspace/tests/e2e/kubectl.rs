@@ -135,7 +135,7 @@ fn what_an_operator_does_with_kubectl_is_followed_as_root() {
     let all_served = || {
         clients
             .iter()
-            .for_each(|(from, to)| kubectl.eventually(*to, from, both))
+            .for_each(|(from, to)| kubectl.eventually(*to, from, both));
     };
     all_served();
 
