@@ -68,6 +68,7 @@ pub async fn run(config: Config) -> Result<()> {
         masquerade_all,
         linger,
         tc_attach,
+        hook,
     } = config;
     let mut stop = Stop::new()?;
     let pins = PinDirectory::new(&instance.bpffs, &instance.name)?;
@@ -129,6 +130,7 @@ pub async fn run(config: Config) -> Result<()> {
         pins: pins.clone(),
         capacities,
         tc_attach,
+        hook,
     })?;
     info!(adopted = ?loaded.adopted(), "programs and maps are loaded");
     let store = maps::bpf::open(|name| loaded.take_map(name))?;
