@@ -75,6 +75,7 @@ pub async fn run(config: Config) -> Result<()> {
         masquerade_all,
         linger,
         tc_attach,
+        hook,
         pod_detection,
         localhost_nodeports,
         external_ip_ranges,
@@ -161,11 +162,12 @@ pub async fn run(config: Config) -> Result<()> {
         pins: pins.clone(),
         capacities,
         tc_attach,
+        hook,
     })?;
     info!(adopted = ?loaded.adopted(), "programs and maps are loaded");
     let store = maps::bpf::open(|name| loaded.take_map(name))?;
     let store = match test.fail_writes {
-        Some(file) => store.wrapped(&maps::faulty::WhileExists::new(file)),
+        Some(file) => maps::faulty::while_exists(file, store),
         None => store,
     };
     let writes = Writes::default();

@@ -35,6 +35,8 @@ pub(super) struct Cluster {
     pub(super) health_checks: BTreeMap<ObjectKey, HealthCheck>,
     /// The number of the change that made the maps follow to here, see [`Inbox::send`].
     pub(super) generation: u64,
+    /// Addresses of the other nodes.
+    pub(super) other_nodes: BTreeSet<IpAddr>,
     /// Prefixes of the other nodes' pods.
     pub(super) other_pod_prefixes: Vec<(IpAddr, u8)>,
 }
@@ -116,6 +118,7 @@ fn pass_on(index: &mut Index, first: bool, changes: &Inbox, cluster: &watch::Sen
         if first || changed.nodes {
             cluster.node = index.this_node().cloned();
             cluster.knows_nodes = index.knows_nodes();
+            cluster.other_nodes = index.other_nodes().into_iter().collect();
             cluster.other_pod_prefixes = index.other_pod_prefixes().collect();
         }
         cluster.generation = changes.send(apply::Change::Desired(update));

@@ -1,21 +1,25 @@
-//! Maps whose every write fails for a while, so that tests see how a real agent fares that cannot write.
+//! Maps whose writes fail when a test says so: for a while, to see how a real agent fares that cannot write, or now
+//! and then.
 //!
 //! *Not here*: maps in memory that fail at random, see [`super::fake`].
 
 use std::{io, path::PathBuf, sync::Arc};
 
-use super::{MapError, Table, Wrap};
+use super::{MapError, MapStore, Table, Wrap};
 
-/// A map that refuses to be written while a file exists.
+/// Asked before every write whether it fails.
+type Condition = Arc<dyn Fn() -> bool + Send + Sync>;
+
+/// A map that refuses to be written on a condition.
 struct Faulty<T: ?Sized> {
     name: &'static str,
-    file: Arc<PathBuf>,
+    fails: Condition,
     inner: Box<T>,
 }
 
 impl<T: ?Sized> Faulty<T> {
     fn check(&self) -> Result<(), MapError> {
-        if self.file.exists() {
+        if (self.fails)() {
             return Err(MapError {
                 map: self.name,
                 call: "a test's fault",
@@ -42,26 +46,28 @@ impl<K, V> Table<K, V> for Faulty<dyn Table<K, V>> {
     }
 }
 
-/// Wraps maps so that every write fails while a file is there.
-#[derive(Clone, Debug)]
-pub struct WhileExists(Arc<PathBuf>);
-
-impl WhileExists {
-    /// Every write fails while `file` is there.
-    #[must_use]
-    pub fn new(file: PathBuf) -> Self {
-        Self(Arc::new(file))
-    }
+/// `store`, but every write of it fails while `file` is there.
+#[must_use]
+pub fn while_exists(file: PathBuf, store: MapStore) -> MapStore {
+    when(move || file.exists(), store)
 }
 
-impl Wrap for WhileExists {
+/// `store`, but each write of it fails for which `fails` is true.
+#[must_use]
+pub fn when(fails: impl Fn() -> bool + Send + Sync + 'static, store: MapStore) -> MapStore {
+    store.wrapped(&Fails(Arc::new(fails)))
+}
+
+struct Fails(Condition);
+
+impl Wrap for Fails {
     fn wrap<K: 'static, V: 'static>(
         &self,
         name: &'static str,
         inner: Box<dyn Table<K, V>>,
     ) -> Box<dyn Table<K, V>> {
-        let file = Arc::clone(&self.0);
-        Box::new(Faulty { name, file, inner })
+        let fails = Arc::clone(&self.0);
+        Box::new(Faulty { name, fails, inner })
     }
 }
 
@@ -78,7 +84,7 @@ mod tests {
     fn writes_fail_while_the_file_is_there_and_only_then() {
         let file = std::env::temp_dir().join(format!("lb-faulty-{}", std::process::id()));
         let (_fake, store) = Fake::new();
-        let mut store = store.wrapped(&WhileExists::new(file.clone()));
+        let mut store = while_exists(file.clone(), store);
         let device = Device::default();
         store.devices.put(&7, &device).unwrap();
         fs::write(&file, "").unwrap();

@@ -2,11 +2,11 @@
 
 use std::{fs, net::SocketAddr};
 
+use lb_cases::apiserver::{ApiServer, NONE_FOUND};
 use lb_lab::{Proto, Shares, Topology, wait_for};
 use serde_json::json;
 
 use crate::{
-    apiserver::{ApiServer, NONE_FOUND},
     cluster::{Cluster, SETTLED, possible},
     service::TARGET,
 };
