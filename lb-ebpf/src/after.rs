@@ -3,17 +3,17 @@
 
 use aya_ebpf::programs::TcContext;
 use lb_common::{
-    abi::{Address, DeviceKind, Flow, Hook, Kind, Outcome, V4, V6},
-    net::{Cursor, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Tables, after},
+    abi::{Address, DeviceKind, Flow, Hook, Kind, Outcome, Phase, V4, V6},
+    net::{Cursor, ETHERTYPE_IPV4, ETHERTYPE_IPV6, ETHERTYPE_VLAN, Parsed, Tables, after},
 };
 
 use crate::{
     before,
-    maps::{Maps, Workspace},
+    maps::Maps,
     outcome::{TC_NEXT, TC_SHOT, conclude},
     packet::{Packet, Tc},
     rewrite::translate_tc,
-    tables::{Kernel, workspace},
+    tables::Kernel,
 };
 
 /// A packet that leaves by a device.
@@ -23,6 +23,7 @@ pub(crate) fn tc(ctx: &TcContext, hook: Hook) -> i32 {
     match packet.load::<u16>(12).map(u16::from_be) {
         Some(ETHERTYPE_IPV4) => judge::<V4>(&packet, hook),
         Some(ETHERTYPE_IPV6) => judge::<V6>(&packet, hook),
+        Some(tag) if ETHERTYPE_VLAN.contains(&tag) => end(&packet, hook, Outcome::PassedVlan),
         _ => end(&packet, hook, Outcome::PassedOther),
     }
 }
@@ -39,19 +40,16 @@ fn end(packet: &Tc, hook: Hook, outcome: Outcome) -> i32 {
 
 #[inline(always)]
 fn judge<F: Maps>(packet: &Tc, hook: Hook) -> i32 {
-    let Some(workspace) = workspace::<F>() else {
-        return end(packet, hook, Outcome::DroppedInconsistent);
-    };
-    match F::parse(packet) {
-        Ok(parsed) => workspace.flow.parsed = parsed,
+    let mut parsed = match F::parse(packet) {
+        Ok(parsed) => parsed,
         Err(outcome) => return end(packet, hook, outcome),
-    }
+    };
     let kernel = Kernel {
         ctx: packet.skb.cast(),
         device: packet.device(),
     };
-    if let Some(flow) = after::<F, Kernel>(&kernel, &mut workspace.flow) {
-        let done = translate_tc::<F>(packet, &flow.to);
+    if let Some(flow) = after::<F, Kernel>(&kernel, &mut parsed) {
+        let done = translate_tc::<F>(packet, &parsed, &flow.to);
         return end(
             packet,
             hook,
@@ -63,19 +61,26 @@ fn judge<F: Maps>(packet: &Tc, hook: Hook) -> i32 {
         );
     }
     if hook as u8 == Hook::UplinkOut as u8 && packet.is_local() {
-        let address = Tables::<F>::address(&kernel, &workspace.flow.parsed.tuple.destination);
-        if address.is_some_and(|a| a.has(Address::OTHER_NODE)) && !is_translated::<F>(&kernel, workspace) {
-            return before::open_or_refuse::<F>(packet, workspace, hook, DeviceKind::Host);
+        parsed.tuple.phase = Phase::Before as u8;
+        let address = Tables::<F>::address(&kernel, &parsed.tuple.destination);
+        if address.is_some_and(|a| a.has(Address::OTHER_NODE)) && !is_translated::<F>(&kernel, &parsed) {
+            let verdict = open::<F>(packet, &parsed, hook);
+            return before::refuse_if_so::<F>(packet, verdict, DeviceKind::Host);
         }
     }
     end(packet, hook, Outcome::PassedNotOurs)
 }
 
+/// A process of this node to a port of another node.
+#[inline(never)]
+fn open<F: Maps>(packet: &Tc, parsed: &Parsed<F::Addr>, hook: Hook) -> i32 {
+    before::handle::<F>(packet, parsed, hook, DeviceKind::Host)
+}
+
 /// Whether a packet of this node has been translated on its way out of `lb0`: its backend may be a socket of
 /// another node, on a port that is also some NodePort.
-#[inline(always)]
-fn is_translated<F: Maps>(kernel: &Kernel, workspace: &mut Workspace<F::Addr>) -> bool {
-    workspace.flow.key = workspace.flow.parsed.tuple.reverse();
-    let reverse = Tables::<F>::flow(kernel, &workspace.flow.key);
+#[inline(never)]
+fn is_translated<F: Maps>(kernel: &Kernel, parsed: &Parsed<F::Addr>) -> bool {
+    let reverse = Tables::<F>::flow(kernel, &parsed.tuple.reverse());
     reverse.is_some_and(|flow| flow.flags & Flow::<F::Addr>::REVERSE != 0)
 }

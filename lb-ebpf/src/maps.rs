@@ -10,7 +10,7 @@ use lb_common::{
         Addr4, Addr6, Address, Backend, COUNTERS, Counter, Device, Flow, Frontend, FrontendKey, Node, Rows,
         Service, Set, Source, Tuple, V4, V6, capacity,
     },
-    net::{Refusal, Refuse, Scratch},
+    net::{Quote, Refusal, Refuse, Scratch},
 };
 
 /// `BPF_F_MMAPABLE`: the agent writes tables through memory.
@@ -33,7 +33,7 @@ pub(crate) struct Workspace<A> {
     /// A refusal that is being written.
     pub(crate) refusal: Refusal,
     /// What it quotes.
-    pub(crate) quote: [u8; 48],
+    pub(crate) quote: Quote,
 }
 
 #[btf_map]

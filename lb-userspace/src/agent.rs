@@ -120,6 +120,7 @@ pub async fn run(config: Config) -> Result<()> {
         snat_ports,
         masquerade_all,
         linger,
+        hertz: node::hertz().context("cannot learn how fast the kernel's clock ticks")?,
         capacities: Capacities {
             embryos: capacities.embryos(),
             ..Capacities::default()

@@ -136,16 +136,17 @@ impl<F: Net> SimNode<F> {
     /// The hooks in front of the routing decision, and that of uplinks' egress for this node's own packets.
     fn before(&self, device: u32, kind: DeviceKind, mut travel: Travel) -> Journey {
         let mut scratch = Scratch::default();
-        match F::parse(&travel.frame.as_slice()) {
-            Ok(parsed) => scratch.parsed = parsed,
+        let parsed = match F::parse(&travel.frame.as_slice()) {
+            Ok(parsed) => parsed,
             Err(outcome) => {
                 travel.outcomes.push(outcome);
                 return self.untouched(device, kind, travel);
             }
-        }
-        let parsed = scratch.parsed;
+        };
         let from_here = matches!(kind, DeviceKind::Host | DeviceKind::Loopback);
-        match before::<F, _>(&self.tables, &Arrival { device, kind }, &mut scratch) {
+        match before::<F, _>(&self.tables, &Arrival { device, kind }, &parsed, || {
+            Some(&mut scratch)
+        }) {
             Before::Translate(flow, outcome) => {
                 travel.outcomes.push(outcome);
                 if flow.action() == Action::Neighbour && !from_here && !age::<F>(&mut travel.frame) {
@@ -200,14 +201,10 @@ impl<F: Net> SimNode<F> {
 
     /// The hooks behind the routing decision.
     fn leave(&self, device: u32, mut travel: Travel, local: bool) -> Journey {
-        let Ok(parsed) = F::parse(&travel.frame.as_slice()) else {
+        let Ok(mut parsed) = F::parse(&travel.frame.as_slice()) else {
             return travel.end(Fate::Sent(device));
         };
-        let mut scratch = Scratch {
-            parsed,
-            ..Scratch::default()
-        };
-        if let Some(flow) = after::<F, _>(&self.tables, &mut scratch) {
+        if let Some(flow) = after::<F, _>(&self.tables, &mut parsed) {
             travel.outcomes.push(Outcome::ForwardedFlow);
             rewrite::<F>(&mut travel, &parsed, flow);
             return travel.end(Fate::Sent(device));

@@ -11,7 +11,10 @@ use lb_common::{
     },
 };
 
-use crate::maps::{Flows, with_addresses, with_target};
+use crate::{
+    maps::{Flows, with_addresses, with_target},
+    site::{Dev, Host, Site},
+};
 
 /// What the maps of both families have in common.
 #[derive(Debug)]
@@ -32,24 +35,17 @@ pub(crate) struct Verdict {
 /// One family's maps without a kernel.
 pub(crate) trait Simulation {
     /// A packet that arrives on an uplink, at TC or at XDP.
-    fn arrive(&self, device: u32, frame: &[u8], way: Way) -> Verdict;
+    fn arrive(&self, site: &Site, device: u32, frame: &[u8], way: Way) -> Verdict;
     /// The flow table.
     fn flows(&self) -> Flows;
 }
 
 impl<F: Net> Simulation for SimTables<F> {
-    fn arrive(&self, device: u32, frame: &[u8], way: Way) -> Verdict {
+    fn arrive(&self, site: &Site, device: u32, frame: &[u8], way: Way) -> Verdict {
         let at_xdp = way == Way::Xdp;
-        let leave = |outcome: Outcome| {
-            let rejected = outcome.kind() == Kind::Rejected;
-            Verdict {
-                outcome: if rejected && at_xdp {
-                    Outcome::PassedToTc
-                } else {
-                    outcome
-                },
-                frame: (!rejected || at_xdp).then(|| frame.to_vec()),
-            }
+        let leave = |outcome: Outcome| Verdict {
+            outcome,
+            frame: (outcome.kind() != Kind::Rejected).then(|| frame.to_vec()),
         };
         let ethertype = if F::ADDR_LEN == 4 {
             ETHERTYPE_IPV4
@@ -60,22 +56,37 @@ impl<F: Net> Simulation for SimTables<F> {
             return leave(Outcome::PassedOther);
         }
         let mut scratch = Scratch::default();
-        match F::parse(&frame) {
-            Ok(parsed) => scratch.parsed = parsed,
+        let parsed = match F::parse(&frame) {
+            Ok(parsed) => parsed,
             Err(outcome) => return leave(outcome),
-        }
-        let parsed = scratch.parsed;
+        };
         let kind = DeviceKind::Uplink;
-        let (flow, outcome) = match before::<F, _>(self, &Arrival { device, kind }, &mut scratch) {
+        let arrival = Arrival { device, kind };
+        let (flow, outcome) = match before::<F, _>(self, &arrival, &parsed, || Some(&mut scratch)) {
             Before::Leave(outcome) => return leave(outcome),
             Before::Translate(flow, outcome) => (*flow, outcome),
         };
-        if at_xdp && flow.action() != Action::Stack {
-            return leave(Outcome::PassedToTc);
-        }
         let mut aged = frame.to_vec();
-        if flow.action() == Action::Neighbour && !age::<F>(&mut aged) {
-            return leave(Outcome::DroppedExpired);
+        if flow.action() == Action::Neighbour {
+            if !age::<F>(&mut aged) {
+                return leave(Outcome::DroppedExpired);
+            }
+            if at_xdp {
+                let (out, mac) = site.hop(flow.to.destination.into());
+                let length = F::length(&frame).unwrap_or_default();
+                let narrow = site.ip(Host::NarrowPod) == flow.to.destination.into();
+                let mtu = if narrow { 1280 } else { 1500 };
+                let able = |out: Dev| site.dev(out) == device || Dev::OUT_OF_XDP.contains(&out);
+                let (out, mac) = match (out, mac) {
+                    (None, _) => return leave(Outcome::PassedToTcRoute),
+                    _ if length > mtu => return leave(Outcome::PassedToTcMtu),
+                    (Some(Dev::Tun0), _) => return leave(Outcome::PassedToTcTunnel),
+                    (Some(out), _) if !able(out) => return leave(Outcome::PassedToTcDevice),
+                    (Some(_), None) => return leave(Outcome::PassedToTcNeighbour),
+                    (Some(out), Some(mac)) => (out, mac),
+                };
+                aged[..12].copy_from_slice(&[mac, out.mac()].concat());
+            }
         }
         match translate::<F>(&aged, &parsed, &flow.to, way) {
             Some(frame) => Verdict {
