@@ -20,6 +20,8 @@ pub(super) fn service(name: &str) -> Service {
         internal_local: false,
         external_local: false,
         affinity: None,
+        source_ranges: SourceRanges::default(),
+        health_check_port: None,
     }
 }
 
@@ -84,9 +86,7 @@ struct Bench {
 
 impl Bench {
     fn new(services: Vec<Service>, slices: Vec<EndpointSlice>) -> Self {
-        let mut index = Index::new(NodeIdentity {
-            name: "node-a".into(),
-        });
+        let mut index = Index::new(NodeIdentity::new("node-a"));
         services
             .into_iter()
             .for_each(|service| index.apply(Change::ServiceApplied(service)));
@@ -187,6 +187,7 @@ fn a_service_with_every_kind_of_address_is_laid_out_by_family() {
                     external_local: true,
                     endpoints_exist: true,
                     affinity: Some(30),
+                    source_ranges: None,
                     backends: vec![BackendEndpoint {
                         address: ip("10.0.0.1"),
                         port: 8080,
@@ -207,6 +208,7 @@ fn a_service_with_every_kind_of_address_is_laid_out_by_family() {
                     external_local: true,
                     endpoints_exist: false,
                     affinity: Some(30),
+                    source_ranges: None,
                     backends: vec![],
                     serving: vec![],
                 },
