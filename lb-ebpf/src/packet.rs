@@ -97,9 +97,10 @@ impl Tc {
     /// Whether it came in a frame that is tagged for a VLAN (its tag is not among its bytes any more).
     #[inline(always)]
     pub(crate) fn is_in_vlan(&self) -> bool {
-        // SAFETY: reads fields of the program's own context.
-        let (present, tag) = unsafe { ((*self.skb).vlan_present, (*self.skb).vlan_tci) };
-        present != 0 && tag & VLAN_ID != 0
+        // SAFETY: reads a field of the program's own context.
+        let present = unsafe { (*self.skb).vlan_present } != 0;
+        // SAFETY: as above.
+        present && unsafe { (*self.skb).vlan_tci } & VLAN_ID != 0
     }
 
     /// Whether a process of this node has sent it, rather than the stack forwarded it.
