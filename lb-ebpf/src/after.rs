@@ -4,16 +4,17 @@
 use aya_ebpf::programs::TcContext;
 use lb_common::{
     abi::{Address, DeviceKind, Flow, Hook, Kind, Outcome, Phase, V4, V6},
-    net::{Cursor, ETHERTYPE_IPV4, ETHERTYPE_IPV6, ETHERTYPE_VLAN, Parsed, Tables, after},
+    net::{Cursor, ETHERTYPE_IPV4, ETHERTYPE_IPV6, ETHERTYPE_VLAN, Odd, Parsed, Tables, after},
 };
 
 use crate::{
-    before,
+    before, fragment,
     maps::Maps,
+    odd,
     outcome::{TC_NEXT, TC_SHOT, conclude},
     packet::{Packet, Tc},
     rewrite::translate_tc,
-    tables::Kernel,
+    tables::{Kernel, workspace},
 };
 
 /// A packet that leaves by a device.
@@ -29,7 +30,7 @@ pub(crate) fn tc(ctx: &TcContext, hook: Hook) -> i32 {
 }
 
 #[inline(always)]
-fn end(packet: &Tc, hook: Hook, outcome: Outcome) -> i32 {
+pub(crate) fn end(packet: &Tc, hook: Hook, outcome: Outcome) -> i32 {
     conclude(packet, hook, outcome, packet.length());
     if matches!(outcome.kind(), Kind::Dropped) {
         TC_SHOT
@@ -42,7 +43,14 @@ fn end(packet: &Tc, hook: Hook, outcome: Outcome) -> i32 {
 fn judge<F: Maps>(packet: &Tc, hook: Hook) -> i32 {
     let mut parsed = match F::parse(packet) {
         Ok(parsed) => parsed,
-        Err(outcome) => return end(packet, hook, outcome),
+        Err(Odd::Pass(outcome)) => return end(packet, hook, outcome),
+        Err(Odd::Look) => match odd::tc::<F>(packet, hook, DeviceKind::Host, Phase::After) {
+            odd::PORTS => match workspace::<F>() {
+                Some(workspace) => workspace.flow.parsed,
+                None => return end(packet, hook, Outcome::DroppedInconsistent),
+            },
+            verdict => return verdict,
+        },
     };
     let kernel = Kernel {
         ctx: packet.skb.cast(),
@@ -50,6 +58,9 @@ fn judge<F: Maps>(packet: &Tc, hook: Hook) -> i32 {
     };
     if let Some(flow) = after::<F, Kernel>(&kernel, &mut parsed) {
         let done = translate_tc::<F>(packet, &parsed, &flow.to);
+        if parsed.first != 0 {
+            fragment::tc::<F>(packet, Phase::After);
+        }
         return end(
             packet,
             hook,
@@ -65,8 +76,14 @@ fn judge<F: Maps>(packet: &Tc, hook: Hook) -> i32 {
         let address = Tables::<F>::address(&kernel, &parsed.tuple.destination);
         if address.is_some_and(|a| a.has(Address::OTHER_NODE)) && !is_translated::<F>(&kernel, &parsed) {
             let verdict = open::<F>(packet, &parsed, hook);
+            if parsed.first != 0 {
+                fragment::tc::<F>(packet, Phase::Before);
+            }
             return before::refuse_if_so::<F>(packet, verdict, DeviceKind::Host);
         }
+    }
+    if parsed.first != 0 {
+        fragment::tc::<F>(packet, Phase::After);
     }
     end(packet, hook, Outcome::PassedNotOurs)
 }

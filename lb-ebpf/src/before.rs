@@ -2,15 +2,17 @@
 
 use aya_ebpf::programs::TcContext;
 use lb_common::{
-    abi::{Action, DeviceKind, Flow, Hook, Kind, Outcome, Phase, V4, V6},
+    abi::{Action, DeviceKind, Flow, Hook, Kind, Outcome, Phase, Tuple, V4, V6},
     net::{
-        Arrival, Before, Cursor, ETHERTYPE_IPV4, ETHERTYPE_IPV6, ETHERTYPE_VLAN, Parsed, Tables, before,
+        Arrival, Before, Cursor, ETHERTYPE_IPV4, ETHERTYPE_IPV6, ETHERTYPE_VLAN, Odd, Parsed, Tables, before,
         tcp_flag,
     },
 };
 
 use crate::{
+    fragment,
     maps::Maps,
+    odd,
     outcome::{TC_NEXT, TC_SHOT, conclude},
     packet::{Packet, Tc},
     refuse::refuse_tc,
@@ -54,7 +56,7 @@ pub(crate) fn refuse_if_so<F: Maps>(packet: &Tc, verdict: i32, kind: DeviceKind)
 
 /// The end of a packet that is neither translated nor refused.
 #[inline(always)]
-fn leave(packet: &Tc, hook: Hook, outcome: Outcome) -> i32 {
+pub(crate) fn leave(packet: &Tc, hook: Hook, outcome: Outcome) -> i32 {
     // What goes into lb0 has nowhere else to go: its other end leads back to this node's stack.
     let outcome = match (hook, outcome.kind()) {
         (Hook::HostOut, Kind::Passed) => Outcome::DroppedOther,
@@ -71,10 +73,22 @@ fn leave(packet: &Tc, hook: Hook, outcome: Outcome) -> i32 {
 /// A function for each family: together, their words would crowd the stack.
 #[inline(never)]
 fn judge<F: Maps>(packet: &Tc, hook: Hook, kind: DeviceKind) -> i32 {
-    match F::parse(packet) {
-        Ok(parsed) => handle::<F>(packet, &parsed, hook, kind),
-        Err(outcome) => leave(packet, hook, outcome),
+    let parsed = match F::parse(packet) {
+        Ok(parsed) => parsed,
+        Err(Odd::Pass(outcome)) => return leave(packet, hook, outcome),
+        Err(Odd::Look) => match odd::tc::<F>(packet, hook, kind, Phase::Before) {
+            odd::PORTS => match workspace::<F>() {
+                Some(workspace) => workspace.flow.parsed,
+                None => return leave(packet, hook, Outcome::DroppedInconsistent),
+            },
+            verdict => return verdict,
+        },
+    };
+    let verdict = handle::<F>(packet, &parsed, hook, kind);
+    if parsed.first != 0 {
+        fragment::tc::<F>(packet, Phase::Before);
     }
+    verdict
 }
 
 /// Handles a packet with known headers; its verdict is for [`refuse_if_so`].
@@ -116,7 +130,7 @@ pub(crate) fn handle<F: Maps>(packet: &Tc, parsed: &Parsed<F::Addr>, hook: Hook,
                 return REFUSE;
             }
             if kind == DeviceKind::BridgePort {
-                to_the_stack::<F>(packet, parsed, device);
+                route::<F>(packet, parsed, device);
             }
             leave(packet, hook, outcome)
         }
@@ -125,11 +139,11 @@ pub(crate) fn handle<F: Maps>(packet: &Tc, parsed: &Parsed<F::Addr>, hook: Hook,
 
 /// How a translated packet leaves.
 #[derive(Clone, Copy)]
-struct Sending {
-    action: Action,
-    to: u32,
-    device: u32,
-    kind: DeviceKind,
+pub(crate) struct Sending {
+    pub(crate) action: Action,
+    pub(crate) to: u32,
+    pub(crate) device: u32,
+    pub(crate) kind: DeviceKind,
 }
 
 /// Translates and sends: gives the outcome, which the sending may still change, and the verdict.
@@ -149,27 +163,39 @@ fn forward<F: Maps>(
     if !translate_tc::<F>(packet, parsed, &flow.to) {
         return (Outcome::DroppedRewrite, TC_SHOT);
     }
-    let verdict = match how.action {
+    (outcome, depart(packet, how))
+}
+
+/// Sends a translated packet: gives the verdict.
+#[inline(always)]
+pub(crate) fn depart(packet: &Tc, how: &Sending) -> i32 {
+    let from_here = matches!(how.kind, DeviceKind::Host | DeviceKind::Loopback);
+    match how.action {
         Action::Stack => TC_NEXT,
         Action::Neighbour => send::neighbour(how.to),
         Action::Receive if how.to == how.device && !from_here => TC_NEXT,
         Action::Receive => send::receive(packet, how.to),
-    };
-    (outcome, verdict)
+    }
 }
 
 /// A reply between two pods of one bridge would be switched past the stack, which would then have seen one
 /// direction only (and netfilter would call the rest of the connection invalid): it is sent to the bridge
 /// itself, which routes it.
 #[inline(never)]
-fn to_the_stack<F: Maps>(packet: &Tc, parsed: &Parsed<F::Addr>, device: u32) {
+fn route<F: Maps>(packet: &Tc, parsed: &Parsed<F::Addr>, device: u32) {
+    let mut key = parsed.tuple;
+    key.phase = Phase::After as u8;
+    to_the_stack::<F>(packet, &key, device);
+}
+
+/// See [`route`]; `key` is that of the packet's flow behind the routing decision.
+#[inline(always)]
+pub(crate) fn to_the_stack<F: Maps>(packet: &Tc, key: &Tuple<F::Addr>, device: u32) {
     let kernel = Kernel {
         ctx: packet.skb.cast(),
         device,
     };
-    let mut key = parsed.tuple;
-    key.phase = Phase::After as u8;
-    if Tables::<F>::flow(&kernel, &key).is_some()
+    if Tables::<F>::flow(&kernel, key).is_some()
         && let Some(port) = Tables::<F>::device(&kernel, device)
     {
         packet.store(0, port.bridge_mac);

@@ -4,12 +4,16 @@
 use aya_ebpf::{bindings::xdp_action, programs::XdpContext};
 use lb_common::{
     abi::{Action, DeviceKind, Flow, Hook, Kind, Outcome, V4, V6},
-    net::{Arrival, Before, Cursor, ETHERTYPE_IPV4, ETHERTYPE_IPV6, ETHERTYPE_VLAN, Parsed, Tables, before},
+    net::{
+        Arrival, Before, Cursor, ETHERTYPE_IPV4, ETHERTYPE_IPV6, ETHERTYPE_VLAN, Odd, Parsed, Tables, before,
+    },
 };
 
 use crate::{
     fib::{self, NextHop, look_up},
+    fragment,
     maps::Maps,
+    odd,
     outcome::conclude,
     packet::{Packet, Xdp},
     refuse::refuse_xdp,
@@ -81,8 +85,27 @@ fn judge<F: Maps>(packet: &Xdp, outcome: &mut Outcome) -> u32 {
 fn decide<F: Maps>(packet: &Xdp) -> Verdict {
     let parsed = match F::parse(packet) {
         Ok(parsed) => parsed,
-        Err(outcome) => return pass(outcome),
+        Err(Odd::Pass(outcome)) => return pass(outcome),
+        Err(Odd::Look) => match odd::xdp::<F>(packet) {
+            None => match workspace::<F>() {
+                Some(workspace) => workspace.flow.parsed,
+                None => return (Outcome::DroppedInconsistent, xdp_action::XDP_DROP),
+            },
+            Some(outcome) if outcome.kind() as u8 == Kind::Dropped as u8 => {
+                return (outcome, xdp_action::XDP_DROP);
+            }
+            Some(outcome) => return pass(outcome),
+        },
     };
+    let verdict = handle::<F>(packet, &parsed);
+    if parsed.first != 0 && verdict.0.kind() as u8 == Kind::Forwarded as u8 {
+        fragment::xdp::<F>(packet);
+    }
+    verdict
+}
+
+#[inline(always)]
+fn handle<F: Maps>(packet: &Xdp, parsed: &Parsed<F::Addr>) -> Verdict {
     let device = packet.device();
     let kernel = Kernel {
         ctx: packet.md.cast(),
@@ -93,8 +116,8 @@ fn decide<F: Maps>(packet: &Xdp) -> Verdict {
         kind: DeviceKind::Uplink,
     };
     let scratch = || workspace::<F>().map(|workspace| &mut workspace.flow);
-    match before::<F, Kernel>(&kernel, &arrival, &parsed, scratch) {
-        Before::Translate(flow, outcome) => forward::<F>(packet, &parsed, flow, outcome),
+    match before::<F, Kernel>(&kernel, &arrival, parsed, scratch) {
+        Before::Translate(flow, outcome) => forward::<F>(packet, parsed, flow, outcome),
         Before::Leave(outcome) => match outcome.kind() {
             Kind::Passed | Kind::Forwarded => pass(outcome),
             Kind::Dropped => (outcome, xdp_action::XDP_DROP),

@@ -82,7 +82,7 @@ numbered! {
         PassedNotOurs = "passed-not-ours";
         /// Passed: one of our addresses, but no frontend has this port.
         PassedNoFrontend = "passed-no-frontend";
-        /// Passed: a fragment that does not start its datagram, and so has no ports.
+        /// Passed: a fragment of no flow's datagram, or one that does not start its datagram and whose first was not seen.
         PassedFragment = "passed-fragment";
         /// Passed: in a frame that is tagged for a VLAN; the VLAN's own device sees the packet again.
         PassedVlan = "passed-vlan";
@@ -100,6 +100,12 @@ numbered! {
         PassedToTcHost = "passed-to-tc-host";
         /// Passed: left by XDP to the TC program of the same device: to be refused, but the frame has no room for the answer.
         PassedToTcRefusal = "passed-to-tc-refusal";
+        /// Passed: IPv6 extension headers that are not understood, or more of them than are followed.
+        PassedExtension = "passed-extension";
+        /// Passed: left by XDP to the TC program of the same device: a later fragment that goes to another node.
+        PassedToTcFragment = "passed-to-tc-fragment";
+        /// Passed: left by XDP to the TC program of the same device: an ICMP error that goes to another node.
+        PassedToTcError = "passed-to-tc-error";
         /// Passed: headers that are cut short or contradict themselves.
         PassedMalformed = "passed-malformed";
         /// Forwarded: a flow that is known.
@@ -108,6 +114,10 @@ numbered! {
         ForwardedNew = "forwarded-new";
         /// Forwarded: in the middle of a TCP connection that was not known, to the backend that any node would choose.
         ForwardedMidstream = "forwarded-midstream";
+        /// Forwarded: a later fragment of a flow's datagram.
+        ForwardedFragment = "forwarded-fragment";
+        /// Forwarded: an ICMP error about a known flow.
+        ForwardedError = "forwarded-error";
         /// Rejected: the Service has no endpoint anywhere.
         RejectedNoEndpoints = "rejected-no-endpoints";
         /// Rejected: sent to a Service address that has no such port, by this node itself.
@@ -182,8 +192,15 @@ impl Outcome {
             | O::PassedToTcRoute
             | O::PassedToTcHost
             | O::PassedToTcRefusal
+            | O::PassedExtension
+            | O::PassedToTcFragment
+            | O::PassedToTcError
             | O::PassedMalformed => Kind::Passed,
-            O::ForwardedFlow | O::ForwardedNew | O::ForwardedMidstream => Kind::Forwarded,
+            O::ForwardedFlow
+            | O::ForwardedNew
+            | O::ForwardedMidstream
+            | O::ForwardedFragment
+            | O::ForwardedError => Kind::Forwarded,
             O::RejectedNoEndpoints | O::RejectedNoFrontend | O::RejectedUnknownFlow => Kind::Rejected,
             O::DroppedNoLocalEndpoints
             | O::DroppedUnknownFlow

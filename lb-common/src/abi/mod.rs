@@ -7,6 +7,7 @@ mod addr;
 mod backend;
 mod counter;
 mod flow;
+mod fragment;
 mod frontend;
 mod node;
 mod pod;
@@ -16,12 +17,13 @@ pub use addr::{Addr4, Addr6, Family, Protocol, V4, V6};
 pub use backend::Backend;
 pub use counter::{COUNTERS, Counter, Event, Hook, Kind, Outcome};
 pub use flow::{Action, Flow, Phase, State, Tuple};
+pub use fragment::{Fragment, FragmentKey};
 pub use frontend::{Address, Frontend, FrontendKey, FrontendKind};
 pub use node::{Device, DeviceKind, Node, Source, SourceClass, XDP_OUT};
 pub use set::{ROWS_PER_ELEMENT, Rows, Service, Set};
 
 /// Version of the map layout. Part of the pin directory's name.
-pub const LAYOUT_VERSION: u32 = 2;
+pub const LAYOUT_VERSION: u32 = 3;
 
 /// Map names, at most 15 characters (the kernel's limit). A map that exists once per family has a name
 /// for each: `[IPv4, IPv6]`.
@@ -48,6 +50,10 @@ pub mod names {
     pub const FLOWS: [&str; 2] = ["flows4", "flows6"];
     /// Slot to the [`super::Tuple`] of a flow that nobody has answered yet.
     pub const EMBRYOS: [&str; 2] = ["embryos4", "embryos6"];
+    /// [`super::FragmentKey`] to [`super::Fragment`]; the oldest make way.
+    pub const FRAGMENTS: [&str; 2] = ["fragments4", "fragments6"];
+    /// The identification that the last datagram in fragments was given: one `u32`.
+    pub const FRAGMENT_ID: &str = "fragment_id";
     /// Hook and outcome, or event, to [`super::Counter`], per CPU.
     pub const COUNTERS: &str = "counters";
 }
@@ -75,4 +81,6 @@ pub mod capacity {
     /// Slots for flows that nobody has answered yet, per family; a power of two. Each stands for at most two
     /// entries of the flow table, so unanswered flows can never fill more than half of it.
     pub const EMBRYOS: u32 = 65_536;
+    /// Datagrams in fragments that are remembered, per family.
+    pub const FRAGMENTS: u32 = 8192;
 }

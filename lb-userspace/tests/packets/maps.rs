@@ -8,7 +8,10 @@ use aya::{
     maps::{Array, HashMap, Map, MapData, MapError, lpm_trie::Key, lpm_trie::LpmTrie},
 };
 use lb_common::{
-    abi::{self, Backend, Flow, Frontend, FrontendKey, Protocol, Service, Set, Source, Tuple, names},
+    abi::{
+        self, Backend, Flow, Fragment, FragmentKey, Frontend, FrontendKey, Protocol, Service, Set, Source,
+        Tuple, names,
+    },
     net::Net,
     testing::tables::SimTables,
 };
@@ -35,7 +38,7 @@ pub(crate) trait FamilyMaps {
     fn put_flow(&mut self, key: &Tuple<IpAddr>, flow: &Flow<IpAddr>);
     /// Removes a flow entry.
     fn remove_flow(&mut self, key: &Tuple<IpAddr>);
-    /// Removes all flows, and forgets who is new.
+    /// Removes all flows, and forgets who is new, and datagrams in fragments.
     fn forget_flows(&mut self);
     /// The same contents without a kernel, and without flows.
     fn simulation(&self, site: &Site, common: Common) -> Box<dyn Simulation>;
@@ -47,6 +50,7 @@ where
     Tuple<F::Addr>: Pod,
     Flow<F::Addr>: Pod,
     FrontendKey<F::Addr>: Pod,
+    FragmentKey<F::Addr>: Pod,
     Backend<F::Addr>: Pod,
 {
     addresses: HashMap<MapData, F::Addr, abi::Address>,
@@ -57,6 +61,7 @@ where
     backends: Array<MapData, Backend<F::Addr>>,
     flows: HashMap<MapData, Tuple<F::Addr>, Flow<F::Addr>>,
     embryos: Array<MapData, Tuple<F::Addr>>,
+    fragments: HashMap<MapData, FragmentKey<F::Addr>, Fragment>,
 }
 
 /// Takes a family's maps out of a loaded object.
@@ -131,6 +136,7 @@ where
     Tuple<F::Addr>: Pod,
     Flow<F::Addr>: Pod,
     FrontendKey<F::Addr>: Pod,
+    FragmentKey<F::Addr>: Pod,
     Backend<F::Addr>: Pod,
 {
     fn take(ebpf: &mut Ebpf) -> Self {
@@ -143,6 +149,7 @@ where
             backends: typed(ebpf, names::BACKENDS[F::INDEX]),
             flows: typed(ebpf, names::FLOWS[F::INDEX]),
             embryos: typed(ebpf, names::EMBRYOS[F::INDEX]),
+            fragments: typed(ebpf, names::FRAGMENTS[F::INDEX]),
         }
     }
 
@@ -161,6 +168,7 @@ where
     Tuple<F::Addr>: Pod,
     Flow<F::Addr>: Pod,
     FrontendKey<F::Addr>: Pod,
+    FragmentKey<F::Addr>: Pod,
     Backend<F::Addr>: Pod,
 {
     fn fill(&mut self, site: &Site) {
@@ -225,6 +233,10 @@ where
             let none = Tuple::default();
             self.embryos.set(slot, none, 0).expect("the slot is there");
         }
+        let datagrams: Vec<_> = self.fragments.keys().flatten().collect();
+        for datagram in datagrams {
+            self.fragments.remove(&datagram).expect("the entry is there");
+        }
     }
 
     fn simulation(&self, site: &Site, common: Common) -> Box<dyn Simulation> {
@@ -264,6 +276,7 @@ where
     Tuple<F::Addr>: Pod,
     Flow<F::Addr>: Pod,
     FrontendKey<F::Addr>: Pod,
+    FragmentKey<F::Addr>: Pod,
     Backend<F::Addr>: Pod,
 {
     fn put_frontends(&mut self, site: &Site, svc: Svc, kind: abi::FrontendKind) {

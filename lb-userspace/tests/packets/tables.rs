@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, env};
 use lb_common::abi::{Hook, Outcome};
 
 use crate::{
-    flows, host, outside, pods, refusals,
+    flows, fragments, host, icmp, outside, pods, refusals,
     row::{Row, check},
     site::{Family, Site},
     world::{Program, in_world},
@@ -21,6 +21,8 @@ const TABLES: &[(&str, Table)] = &[
     ("host", host::rows),
     ("refusals", refusals::rows),
     ("flows", flows::rows),
+    ("icmp", icmp::rows),
+    ("fragments", fragments::rows),
 ];
 
 /// Outcomes that no packet can come to, and why.
