@@ -81,6 +81,21 @@ pub(super) fn wiring(case: &Case, layout: &Layout, tag: &str) -> Result<Wiring> 
     })
 }
 
+/// What programs at the node's XDP hook need of the devices that they deal with: whole checksums in what comes from
+/// the fabric, as from any real network; a fabric that takes frames sent back; pods that take frames sent to them.
+pub(super) fn suit_xdp(wiring: &mut Wiring) {
+    for place in &mut wiring.places {
+        match &*place.name {
+            FABRIC => {
+                place.offloads = "n0 tx off\n".into();
+                place.accept_xdp = vec!["n0".into()];
+            }
+            PEERS | OUTSIDE => {}
+            _ => place.offloads = format!("{UPLINK} gro on\n"),
+        }
+    }
+}
+
 /// The node's device of the pod of this number.
 pub(crate) fn pod_device(number: usize) -> String {
     format!("veth{number}")
