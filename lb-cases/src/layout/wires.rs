@@ -213,7 +213,10 @@ impl Plan<'_> {
         let pods = self.nodes.iter().take(1).map(owner::pod_cidrs);
         let pods = pods.collect::<Result<Vec<_>>>()?.concat();
         let led = self.led_to_self()?;
-        for range in pods.iter().map(ToString::to_string).chain(led) {
+        // Answers to clients outside go back the way they came: what is translated on `self` without its address
+        // as the source is seen to work, too.
+        let outside = self.all(Owner::Outside).map(|ip| Cidr::host(ip).to_string());
+        for range in pods.iter().map(ToString::to_string).chain(led).chain(outside) {
             if let Some(own) = self.own(range.parse::<Cidr>()?.addr) {
                 ip!(commands, "route add {range} via {own} dev eth0 onlink");
             }
