@@ -9,6 +9,7 @@ mod flood;
 mod kubernetes;
 mod load;
 mod lost;
+mod north_south;
 mod reach;
 mod refuse;
 mod restart;
