@@ -19,7 +19,10 @@ use crate::{
     apply::{self, Inbox, Status},
     load::{Attachments, OnUplink, Target, UplinkHook},
     model::NodeFacts,
-    node::host::{Host, Kept},
+    node::{
+        PortSet,
+        host::{Host, Kept},
+    },
 };
 
 /// What failed on a device is tried again this often; devices recover without telling.
@@ -70,14 +73,19 @@ pub(super) async fn follow(
     let mut look = time::Instant::now();
     let xdp = equipment.attachments.hook().is_xdp();
     loop {
-        let (addresses, nodes) = {
+        let (addresses, node_ports, nodes) = {
             let cluster = followed.cluster.borrow_and_update();
-            (cluster.addresses(), cluster.other_nodes.clone())
+            (
+                cluster.addresses(),
+                cluster.node_ports(),
+                cluster.other_nodes.clone(),
+            )
         };
         let now = Known {
             facts: followed.facts.borrow_and_update().clone(),
             written: followed.status.borrow_and_update().devices.clone(),
             addresses,
+            node_ports,
             nodes,
         };
         if now.facts != known.facts {
@@ -111,6 +119,7 @@ struct Known {
     /// Interface indices of the devices that the maps know.
     written: BTreeSet<u32>,
     addresses: BTreeSet<IpAddr>,
+    node_ports: PortSet,
     /// Addresses of the other nodes.
     nodes: BTreeSet<IpAddr>,
 }
@@ -121,6 +130,7 @@ impl Equipment {
             facts,
             written,
             addresses,
+            node_ports,
             nodes,
         } = known;
         let targets = facts
@@ -139,6 +149,13 @@ impl Equipment {
                 .await
                 .iter()
                 .map(|e| chain(e)),
+        );
+        failures.extend(
+            self.host
+                .reserve(node_ports)
+                .await
+                .err()
+                .map(|error| chain(&error)),
         );
         // TC resolves by itself. Without XDP only what a process before has kept is let go.
         let none = BTreeSet::new();
