@@ -7,7 +7,7 @@ mod cluster;
 mod devices;
 pub mod lock;
 pub mod report;
-mod stale;
+pub mod stale;
 
 use std::{
     io,

@@ -38,7 +38,18 @@ where
     Flow<F::Addr>: Pod,
 {
     let data = MapData::from_pin(pin)?;
-    let mut flows: HashMap<_, Tuple<F::Addr>, Flow<F::Addr>> = Map::HashMap(data).try_into()?;
+    Ok(remove_from::<F>(&mut Map::HashMap(data).try_into()?, stale))
+}
+
+/// As [`remove`], from one table.
+pub fn remove_from<F: Family>(
+    flows: &mut HashMap<MapData, Tuple<F::Addr>, Flow<F::Addr>>,
+    mut stale: impl FnMut(&Forward) -> bool,
+) -> usize
+where
+    Tuple<F::Addr>: Pod,
+    Flow<F::Addr>: Pod,
+{
     // Entries come and go while this reads: one that is gone is none of ours, one that is new is not stale.
     let found: Vec<_> = flows
         .iter()
@@ -59,5 +70,5 @@ where
         let _ = flows.remove(key);
         let _ = flows.remove(&flow.to.reverse());
     }
-    Ok(found.len())
+    found.len()
 }

@@ -96,7 +96,7 @@ pub(crate) fn world(seed: u64) -> World {
     World {
         seed,
         settings,
-        linger: *chance.pick(&[0, 0, 3600]),
+        linger: *chance.pick(&[0, 3600, 3600]),
         steps,
     }
 }
