@@ -12,7 +12,7 @@ use lb_common::{
 use crate::{
     fragment,
     maps::{Maps, Workspace},
-    odd,
+    mtu, odd,
     outcome::{TC_NEXT, TC_SHOT, conclude},
     packet::{Packet, Tc, Xdp},
     refuse::refuse,
@@ -78,10 +78,10 @@ pub(crate) fn open_or_refuse<F: Maps>(
     kind: DeviceKind,
 ) -> i32 {
     let verdict = open::<F>(packet, &mut workspace.flow, hook, kind);
-    if verdict != REFUSE {
-        return verdict;
-    }
     let leaving = matches!(kind, DeviceKind::Host | DeviceKind::Loopback);
+    if verdict != REFUSE {
+        return mtu::conclude::<F>(packet, workspace, packet.device(), leaving, verdict);
+    }
     refuse::<F>(packet, workspace, packet.device(), leaving)
 }
 
@@ -143,6 +143,12 @@ pub(crate) struct Sending {
 /// Translates and sends: gives the outcome, which the sending may still change, and the verdict.
 #[inline(always)]
 fn forward<F: Maps>(packet: &Tc, flow: &Flow<F::Addr>, outcome: Outcome, how: &Sending) -> (Outcome, i32) {
+    if how.action == Action::Neighbour {
+        let mtu = mtu::exceeded(packet, how.to);
+        if mtu != 0 {
+            return too_big::<F>(packet, mtu);
+        }
+    }
     // Only what comes from elsewhere has been a hop on its way.
     let from_here = matches!(how.kind, DeviceKind::Host | DeviceKind::Loopback);
     if how.action == Action::Neighbour && !from_here && !age::<F, _>(packet) {
@@ -152,6 +158,16 @@ fn forward<F: Maps>(packet: &Tc, flow: &Flow<F::Addr>, outcome: Outcome, how: &S
         return (Outcome::DroppedRewrite, TC_SHOT);
     }
     (outcome, depart(packet, how))
+}
+
+/// What becomes of a packet that does not fit the link it would be sent by, whose MTU this is.
+#[inline(always)]
+pub(crate) fn too_big<F: Maps>(packet: &Tc, mtu: u32) -> (Outcome, i32) {
+    if mtu::may_split::<F>(packet) {
+        (Outcome::ForwardedSplit, mtu::SPLIT.wrapping_add(mtu as i32))
+    } else {
+        (Outcome::RejectedTooBig, mtu::ANSWER.wrapping_add(mtu as i32))
+    }
 }
 
 /// Sends a translated packet: gives the verdict.

@@ -15,6 +15,7 @@ mod after;
 mod before;
 mod fragment;
 mod maps;
+mod mtu;
 mod odd;
 mod outcome;
 mod packet;

@@ -10,8 +10,10 @@ use lb_common::{
         Addr4, Addr6, Address, Backend, COUNTERS, Counter, Device, Flow, Fragment, FragmentKey, Frontend,
         FrontendKey, Node, Rows, Service, Set, Source, Tuple, V4, V6, capacity,
     },
-    net::{Look, Refusal, Refuse, Scratch},
+    net::{Look, Refusal, Scratch, TooBig},
 };
+
+use crate::mtu::Whole;
 
 /// `BPF_F_MMAPABLE`: the agent writes tables through memory.
 const MMAPABLE: usize = 1 << 10;
@@ -87,12 +89,14 @@ pub(crate) static fragments6: Fragments<Addr6> = LruHashMap::new();
 #[btf_map]
 pub(crate) static fragment_id: Array<u32, 1> = Array::new();
 #[btf_map]
+pub(crate) static whole: PerCpuArray<Whole, 1> = PerCpuArray::new();
+#[btf_map]
 pub(crate) static workspace4: PerCpuArray<Workspace<Addr4>, 1> = PerCpuArray::new();
 #[btf_map]
 pub(crate) static workspace6: PerCpuArray<Workspace<Addr6>, 1> = PerCpuArray::new();
 
 /// The maps of one address family.
-pub(crate) trait Maps: Refuse {
+pub(crate) trait Maps: TooBig {
     /// `flows4` or `flows6`.
     fn flows() -> &'static Flows<Self::Addr>;
     /// `embryos4` or `embryos6`.

@@ -18,6 +18,7 @@ use crate::{
     after,
     before::{self, Sending},
     maps::{Maps, Workspace},
+    mtu,
     outcome::{TC_SHOT, conclude},
     packet::{Packet, Tc, Xdp},
     rewrite::age,
@@ -117,7 +118,8 @@ pub(crate) fn tc<F: Maps>(
         Seen::Later | Seen::Error => {
             let verdict = follow::<F>(packet, &mut workspace.look, hook, kind, seen == Seen::Later);
             if verdict != LEAVE {
-                return verdict;
+                let leaving = matches!(kind, DeviceKind::Host | DeviceKind::Loopback);
+                return mtu::conclude_later(packet, packet.device(), leaving, verdict);
             }
             not_found(seen)
         }
@@ -175,6 +177,15 @@ fn follow<F: Maps>(packet: &Tc, look: &mut Look<F::Addr>, hook: Hook, kind: Devi
         device,
         kind,
     };
+    if later && matches!(how.action, Action::Neighbour) {
+        let mtu = mtu::exceeded(packet, how.to);
+        if mtu != 0 {
+            // Of fragments that may not be fragmented further, the first one is answered, which names the socket.
+            let (outcome, verdict) = before::too_big::<F>(packet, mtu);
+            conclude(packet, hook, outcome, length);
+            return verdict;
+        }
+    }
     let (outcome, sum) = change::<F>(look, &flow.to, later);
     let (outcome, verdict) = if !packet.write(&look.headers) {
         (Outcome::DroppedRewrite, TC_SHOT)

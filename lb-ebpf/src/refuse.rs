@@ -4,7 +4,7 @@
 use aya_ebpf::helpers::generated::{bpf_skb_change_tail, bpf_skb_load_bytes, bpf_skb_store_bytes};
 use lb_common::{
     abi::Protocol,
-    net::{Cursor, ETHERNET, FRAME, Segment},
+    net::{Cursor, ETHERNET, FRAME, Refusal, Segment},
 };
 
 use crate::{
@@ -29,11 +29,23 @@ pub(crate) fn refuse<F: Maps>(
         unreachable::<F>(packet, workspace)
     };
     let Some(length) = length else { return TC_SHOT };
+    send::<F>(packet, &mut workspace.refusal, length, device, leaving)
+}
+
+/// Sends an answer of `length` bytes back in place of the packet.
+#[inline(always)]
+pub(crate) fn send<F: Maps>(
+    packet: &Tc,
+    refusal: &mut Refusal,
+    length: usize,
+    device: u32,
+    leaving: bool,
+) -> i32 {
     let Some(link) = packet.load::<[u8; 12]>(0) else {
         return TC_SHOT;
     };
-    workspace.refusal.link::<F>(link);
-    if write(packet, &workspace.refusal.frame, length) {
+    refusal.link::<F>(link);
+    if write(packet, &refusal.frame, length) {
         send::back(device, leaving)
     } else {
         TC_SHOT

@@ -2,7 +2,7 @@
 #![allow(unsafe_code)]
 
 use aya_ebpf::{
-    bindings::{BPF_FIB_LOOKUP_SKIP_NEIGH, BPF_NOEXIST, bpf_fib_lookup as FibParams},
+    bindings::{BPF_FIB_LKUP_RET_FRAG_NEEDED, BPF_FIB_LOOKUP_SKIP_NEIGH, BPF_NOEXIST, bpf_fib_lookup as FibParams},
     btf_maps::lpm_trie,
     helpers::generated::{bpf_fib_lookup, bpf_ktime_get_coarse_ns},
 };
@@ -235,5 +235,10 @@ fn look_up(ctx: *mut c_void, fib: &mut FibParams) -> u32 {
     // SAFETY: the context is the program's own; the parameters are as long as said.
     let result =
         unsafe { bpf_fib_lookup(ctx, fib, size_of::<FibParams>() as i32, BPF_FIB_LOOKUP_SKIP_NEIGH) };
-    if result == 0 { fib.ifindex } else { 0 }
+    // A packet that does not fit is another's business, who tells its sender: the device is known.
+    if result == 0 || result == BPF_FIB_LKUP_RET_FRAG_NEEDED as i64 {
+        fib.ifindex
+    } else {
+        0
+    }
 }
