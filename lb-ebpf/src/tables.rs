@@ -2,7 +2,9 @@
 #![allow(unsafe_code)]
 
 use aya_ebpf::{
-    bindings::{BPF_FIB_LKUP_RET_FRAG_NEEDED, BPF_FIB_LOOKUP_SKIP_NEIGH, BPF_NOEXIST, bpf_fib_lookup as FibParams},
+    bindings::{
+        BPF_FIB_LKUP_RET_FRAG_NEEDED, BPF_FIB_LOOKUP_SKIP_NEIGH, BPF_NOEXIST, bpf_fib_lookup as FibParams,
+    },
     btf_maps::lpm_trie,
     helpers::generated::{bpf_fib_lookup, bpf_ktime_get_coarse_ns},
 };
