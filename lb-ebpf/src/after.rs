@@ -43,10 +43,14 @@ fn judge<F: Maps>(packet: &Tc, hook: Hook) -> i32 {
     let Some(workspace) = workspace::<F>() else {
         return end(packet, hook, Outcome::DroppedInconsistent);
     };
+    let kind = match hook {
+        Hook::PodOut => DeviceKind::Pod,
+        _ => DeviceKind::Host,
+    };
     match F::parse(packet) {
         Ok(parsed) => workspace.flow.parsed = parsed,
         Err(Odd::Pass(outcome)) => return end(packet, hook, outcome),
-        Err(Odd::Look) => match odd::tc::<F>(packet, workspace, hook, DeviceKind::Host, Phase::After) {
+        Err(Odd::Look) => match odd::tc::<F>(packet, workspace, hook, kind, Phase::After) {
             odd::PORTS => {}
             verdict => return verdict,
         },

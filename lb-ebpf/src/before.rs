@@ -79,8 +79,11 @@ pub(crate) fn open_or_refuse<F: Maps>(
 ) -> i32 {
     let verdict = open::<F>(packet, &mut workspace.flow, hook, kind);
     let leaving = matches!(kind, DeviceKind::Host | DeviceKind::Loopback);
+    if verdict == mtu::TOO_BIG && !matches!(kind, DeviceKind::Pod | DeviceKind::BridgePort) {
+        return mtu::conclude::<F>(packet, workspace, packet.device(), leaving, false);
+    }
     if verdict != REFUSE {
-        return mtu::conclude::<F>(packet, workspace, packet.device(), leaving, verdict);
+        return verdict;
     }
     refuse::<F>(packet, workspace, packet.device(), leaving)
 }
@@ -143,10 +146,11 @@ pub(crate) struct Sending {
 /// Translates and sends: gives the outcome, which the sending may still change, and the verdict.
 #[inline(always)]
 fn forward<F: Maps>(packet: &Tc, flow: &Flow<F::Addr>, outcome: Outcome, how: &Sending) -> (Outcome, i32) {
-    if how.action == Action::Neighbour {
+    // (The verifier leaves this out where it is a pod's device, whose packets are never sent by a neighbour.)
+    if how.action == Action::Neighbour && !matches!(how.kind, DeviceKind::Pod | DeviceKind::BridgePort) {
         let mtu = mtu::exceeded(packet, how.to);
         if mtu != 0 {
-            return too_big::<F>(packet, mtu);
+            return (mtu::note::<F>(packet, mtu), mtu::TOO_BIG);
         }
     }
     // Only what comes from elsewhere has been a hop on its way.
@@ -158,16 +162,6 @@ fn forward<F: Maps>(packet: &Tc, flow: &Flow<F::Addr>, outcome: Outcome, how: &S
         return (Outcome::DroppedRewrite, TC_SHOT);
     }
     (outcome, depart(packet, how))
-}
-
-/// What becomes of a packet that does not fit the link it would be sent by, whose MTU this is.
-#[inline(always)]
-pub(crate) fn too_big<F: Maps>(packet: &Tc, mtu: u32) -> (Outcome, i32) {
-    if mtu::may_split::<F>(packet) {
-        (Outcome::ForwardedSplit, mtu::SPLIT.wrapping_add(mtu as i32))
-    } else {
-        (Outcome::RejectedTooBig, mtu::ANSWER.wrapping_add(mtu as i32))
-    }
 }
 
 /// Sends a translated packet: gives the verdict.

@@ -37,6 +37,8 @@ pub(crate) struct Workspace<A> {
     pub(crate) refusal: Refusal,
     /// What it quotes.
     pub(crate) quote: [u8; 48],
+    /// The MTU that a packet does not fit, see [`crate::mtu`].
+    pub(crate) mtu: u32,
     /// A packet that is not plain.
     pub(crate) look: Look<A>,
 }

@@ -12,13 +12,17 @@ use aya_ebpf::{
     },
 };
 use core::{ffi::c_void, hint::black_box};
-use lb_common::net::{Cursor, ETHERNET, Headers, SMALLEST_MTU, Sum, apply};
+use lb_common::{
+    abi::Outcome,
+    net::{Cursor, ETHERNET, Headers, SMALLEST_MTU, Sum, apply},
+};
 
 use crate::{
     maps::{self, Maps, Workspace},
     outcome::TC_SHOT,
     packet::{Packet, Tc},
     refuse,
+    tables::workspace,
 };
 
 /// Room for a packet that is made into fragments, twice: a place in it and a length are each bounded by half of it.
@@ -58,7 +62,7 @@ fn compare(packet: &Tc, device: u32) -> u32 {
 /// Whether the network may make fragments of a packet: IPv4 without "don't fragment", and one packet, not several
 /// that the device will cut up.
 #[inline(always)]
-pub(crate) fn may_split<F: Maps>(packet: &Tc) -> bool {
+fn may_split<F: Maps>(packet: &Tc) -> bool {
     let flags = packet.load::<u16>(ETHERNET + 6).map_or(MAY_NOT, u16::from_be);
     // SAFETY: reads a field of the program's own context.
     let segments = unsafe { (*packet.skb).gso_size };
@@ -67,7 +71,7 @@ pub(crate) fn may_split<F: Maps>(packet: &Tc) -> bool {
 
 /// The verdict that tells the sender of a packet how large it may be.
 #[inline(never)]
-pub(crate) fn answer<F: Maps>(
+fn answer<F: Maps>(
     packet: &Tc,
     workspace: &mut Workspace<F::Addr>,
     device: u32,
@@ -95,7 +99,7 @@ fn copy(packet: &Tc, headers: &mut Headers) -> bool {
 
 /// Makes fragments of an IPv4 packet that fit `mtu`, and gives them to the program on `device` again.
 #[inline(never)]
-pub(crate) fn split(packet: &Tc, device: u32, leaving: bool, mtu: u32) -> i32 {
+fn split(packet: &Tc, device: u32, leaving: bool, mtu: u32) -> i32 {
     let Some(whole) = maps::whole.get_ptr_mut(0) else {
         return TC_SHOT;
     };
@@ -204,44 +208,45 @@ fn write(packet: &Tc, whole: &mut Whole) -> bool {
         && packet.store(ETHERNET + 10, apply(whole.checksum, sum.difference()))
 }
 
-/// Stands for a verdict: the sender is to be told an MTU, which is added to it. No TC verdict has this value.
-pub(crate) const ANSWER: i32 = i32::MIN + 0x10000;
-/// Stands for a verdict: the packet is to be made into fragments for an MTU, which is added to it.
-pub(crate) const SPLIT: i32 = i32::MIN + 0x20000;
+/// Stands for a verdict: the packet does not fit, and [`conclude`] says what becomes of it. No TC verdict has this
+/// value.
+pub(crate) const TOO_BIG: i32 = i32::MIN + 1000;
 
-/// The verdict behind [`ANSWER`] or [`SPLIT`]; others are left.
-#[inline(always)]
+/// The bit of `Workspace::mtu` that says that the packet is to be made into fragments.
+const SPLIT: u32 = 1 << 31;
+
+/// Notes for [`conclude`] that the packet does not fit a link of this MTU; gives the outcome.
+#[inline(never)]
+pub(crate) fn note<F: Maps>(packet: &Tc, mtu: u32) -> Outcome {
+    let Some(workspace) = workspace::<F>() else {
+        return Outcome::DroppedInconsistent;
+    };
+    workspace.mtu = mtu;
+    if may_split::<F>(packet) {
+        workspace.mtu = mtu | SPLIT;
+        Outcome::ForwardedSplit
+    } else {
+        Outcome::RejectedTooBig
+    }
+}
+
+/// The verdict for a packet that does not fit. Of fragments that may not be fragmented further, the first one is
+/// answered, which names the socket; `later` ones are not.
+#[inline(never)]
 pub(crate) fn conclude<F: Maps>(
     packet: &Tc,
     workspace: &mut Workspace<F::Addr>,
     device: u32,
     leaving: bool,
-    verdict: i32,
+    later: bool,
 ) -> i32 {
-    if (ANSWER..ANSWER + 0x10000).contains(&verdict) {
-        answer::<F>(
-            packet,
-            workspace,
-            device,
-            leaving,
-            verdict.wrapping_sub(ANSWER) as u32,
-        )
-    } else if (SPLIT..SPLIT + 0x10000).contains(&verdict) {
-        split(packet, device, leaving, verdict.wrapping_sub(SPLIT) as u32)
-    } else {
-        verdict
-    }
-}
-
-/// The same for a later fragment, which is never answered.
-#[inline(always)]
-pub(crate) fn conclude_later(packet: &Tc, device: u32, leaving: bool, verdict: i32) -> i32 {
-    if (SPLIT..SPLIT + 0x10000).contains(&verdict) {
-        split(packet, device, leaving, verdict.wrapping_sub(SPLIT) as u32)
-    } else if (ANSWER..ANSWER + 0x10000).contains(&verdict) {
+    let mtu = workspace.mtu & 0xffff;
+    if workspace.mtu & SPLIT != 0 {
+        split(packet, device, leaving, mtu)
+    } else if later {
         TC_SHOT
     } else {
-        verdict
+        answer::<F>(packet, workspace, device, leaving, mtu)
     }
 }
 

@@ -117,9 +117,12 @@ pub(crate) fn tc<F: Maps>(
         Seen::Pass(outcome) => outcome,
         Seen::Later | Seen::Error => {
             let verdict = follow::<F>(packet, &mut workspace.look, hook, kind, seen == Seen::Later);
-            if verdict != LEAVE {
+            if verdict == mtu::TOO_BIG && !matches!(kind, DeviceKind::Pod | DeviceKind::BridgePort) {
                 let leaving = matches!(kind, DeviceKind::Host | DeviceKind::Loopback);
-                return mtu::conclude_later(packet, packet.device(), leaving, verdict);
+                return mtu::conclude::<F>(packet, workspace, packet.device(), leaving, true);
+            }
+            if verdict != LEAVE {
+                return verdict;
             }
             not_found(seen)
         }
@@ -177,13 +180,12 @@ fn follow<F: Maps>(packet: &Tc, look: &mut Look<F::Addr>, hook: Hook, kind: Devi
         device,
         kind,
     };
-    if later && matches!(how.action, Action::Neighbour) {
+    let around = !matches!(kind, DeviceKind::Pod | DeviceKind::BridgePort);
+    if later && around && matches!(how.action, Action::Neighbour) {
         let mtu = mtu::exceeded(packet, how.to);
         if mtu != 0 {
-            // Of fragments that may not be fragmented further, the first one is answered, which names the socket.
-            let (outcome, verdict) = before::too_big::<F>(packet, mtu);
-            conclude(packet, hook, outcome, length);
-            return verdict;
+            conclude(packet, hook, mtu::note::<F>(packet, mtu), length);
+            return mtu::TOO_BIG;
         }
     }
     let (outcome, sum) = change::<F>(look, &flow.to, later);
