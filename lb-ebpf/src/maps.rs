@@ -10,7 +10,7 @@ use lb_common::{
         Addr4, Addr6, Address, Backend, COUNTERS, Counter, Device, Flow, Fragment, FragmentKey, Frontend,
         FrontendKey, Node, Rows, Service, Set, Source, Tuple, V4, V6, capacity,
     },
-    net::{Look, Refusal, Scratch, TooBig},
+    net::{Look, Quote, Refusal, Scratch, TooBig},
 };
 
 use crate::mtu::Whole;
@@ -36,7 +36,7 @@ pub(crate) struct Workspace<A> {
     /// A refusal that is being written.
     pub(crate) refusal: Refusal,
     /// What it quotes.
-    pub(crate) quote: [u8; 48],
+    pub(crate) quote: Quote,
     /// The MTU that a packet does not fit, see [`crate::mtu`].
     pub(crate) mtu: u32,
     /// A packet that is not plain.

@@ -13,7 +13,7 @@ use aya_ebpf::{
 };
 use core::{ffi::c_void, hint::black_box};
 use lb_common::{
-    abi::Outcome,
+    abi::{Outcome, Tuple},
     net::{Cursor, ETHERNET, Headers, SMALLEST_MTU, Sum, apply},
 };
 
@@ -21,7 +21,7 @@ use crate::{
     maps::{self, Maps, Workspace},
     outcome::TC_SHOT,
     packet::{Packet, Tc},
-    refuse,
+    refuse, send,
     tables::workspace,
 };
 
@@ -71,22 +71,20 @@ fn may_split<F: Maps>(packet: &Tc) -> bool {
 
 /// The verdict that tells the sender of a packet how large it may be.
 #[inline(never)]
-fn answer<F: Maps>(
-    packet: &Tc,
-    workspace: &mut Workspace<F::Addr>,
-    device: u32,
-    leaving: bool,
-    mtu: u32,
-) -> i32 {
+fn answer<F: Maps>(packet: &Tc, workspace: &mut Workspace<F::Addr>, device: u32, leaving: bool) -> i32 {
     if !copy(packet, &mut workspace.look.headers) {
         return TC_SHOT;
     }
-    let tuple = &workspace.flow.parsed.tuple;
-    let headers = &workspace.look.headers;
-    let length = workspace
-        .refusal
-        .too_big::<F>(tuple.source, tuple.destination, headers, mtu);
-    refuse::send::<F>(packet, &mut workspace.refusal, length, device, leaving)
+    let Workspace {
+        refusal, look, mtu, ..
+    } = workspace;
+    let (source, destination) = (look.key.source, look.key.destination);
+    let length = refusal.too_big::<F>(source, destination, &look.headers, *mtu & 0xffff);
+    if refuse::answer_tc::<F>(packet, refusal, length) {
+        send::back(device, leaving)
+    } else {
+        TC_SHOT
+    }
 }
 
 #[inline(always)]
@@ -217,11 +215,13 @@ const SPLIT: u32 = 1 << 31;
 
 /// Notes for [`conclude`] that the packet does not fit a link of this MTU; gives the outcome.
 #[inline(never)]
-pub(crate) fn note<F: Maps>(packet: &Tc, mtu: u32) -> Outcome {
+pub(crate) fn note<F: Maps>(packet: &Tc, tuple: &Tuple<F::Addr>, mtu: u32) -> Outcome {
     let Some(workspace) = workspace::<F>() else {
         return Outcome::DroppedInconsistent;
     };
     workspace.mtu = mtu;
+    workspace.look.key.source = tuple.source;
+    workspace.look.key.destination = tuple.destination;
     if may_split::<F>(packet) {
         workspace.mtu = mtu | SPLIT;
         Outcome::ForwardedSplit
@@ -230,23 +230,28 @@ pub(crate) fn note<F: Maps>(packet: &Tc, mtu: u32) -> Outcome {
     }
 }
 
-/// The verdict for a packet that does not fit. Of fragments that may not be fragmented further, the first one is
-/// answered, which names the socket; `later` ones are not.
+/// The verdict for a packet that does not fit.
 #[inline(never)]
-pub(crate) fn conclude<F: Maps>(
-    packet: &Tc,
-    workspace: &mut Workspace<F::Addr>,
-    device: u32,
-    leaving: bool,
-    later: bool,
-) -> i32 {
-    let mtu = workspace.mtu & 0xffff;
+pub(crate) fn conclude<F: Maps>(packet: &Tc, device: u32, leaving: bool) -> i32 {
+    let Some(workspace) = workspace::<F>() else {
+        return TC_SHOT;
+    };
     if workspace.mtu & SPLIT != 0 {
-        split(packet, device, leaving, mtu)
-    } else if later {
-        TC_SHOT
+        split(packet, device, leaving, workspace.mtu & 0xffff)
     } else {
-        answer::<F>(packet, workspace, device, leaving, mtu)
+        answer::<F>(packet, workspace, device, leaving)
+    }
+}
+
+/// The same for a later fragment. If its datagram may not be fragmented further, the first one is answered, which
+/// names the socket, and this one is not.
+#[inline(always)]
+pub(crate) fn conclude_later<F: Maps>(packet: &Tc, device: u32, leaving: bool) -> i32 {
+    match workspace::<F>() {
+        Some(workspace) if workspace.mtu & SPLIT != 0 => {
+            split(packet, device, leaving, workspace.mtu & 0xffff)
+        }
+        _ => TC_SHOT,
     }
 }
 

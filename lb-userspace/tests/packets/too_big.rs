@@ -13,7 +13,7 @@ use crate::{
     world::Program::{HostOut, LoopbackOut, UplinkIn, UplinkOut, UplinkXdp},
 };
 
-use Outcome::{ForwardedNew, ForwardedSplit, PassedToTc, RejectedTooBig};
+use Outcome::{ForwardedNew, ForwardedSplit, PassedToTcMtu, RejectedTooBig};
 
 const PORT: u16 = 45_000;
 
@@ -142,7 +142,7 @@ fn fragments(site: &Site) -> Vec<Row> {
     rows.push(row.then(send(UplinkIn, &later).ends_as(ForwardedSplit, &last)));
     rows.push(
         Row::new("larger than the link, at XDP")
-            .then(send(UplinkXdp, &big).passes(PassedToTc))
+            .then(send(UplinkXdp, &big).passes(PassedToTcMtu))
             .then(
                 send(UplinkIn, &big)
                     .on(Dev::Up0)
