@@ -77,6 +77,11 @@ fn check(test: &str, network: PodNetwork, netfilter: Netfilter) {
             let to = address.socket(&cluster, family, number, NODE_PORT + number);
             let place = cluster.lab.at(from).expect("the place is there");
             for (request_len, reply_len) in SIZES {
+                // The kernel learns no path MTU for IPv6 addresses of its own, and so keeps to that of `lo`.
+                let own = matches!(address, Address::NodePort(node) if node == from);
+                if own && family == Family::V6 && request_len > 0 {
+                    continue;
+                }
                 let options = Options {
                     request_len,
                     reply_len,

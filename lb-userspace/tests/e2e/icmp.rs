@@ -84,7 +84,7 @@ fn connecting_to_a_backend_without_a_route_fails_at_once_as_root() {
         let place = cluster.lab.at(node).expect("it is there");
         for family in Family::BOTH {
             let ip = cluster.lab.at(pod).expect("it is there").ip(family).to_string();
-            let route = place.output(&["ip", "route", "replace", "unreachable", &ip, "metric", "1"]);
+            let route = place.output(&["ip", "route", "replace", "unreachable", &ip]);
             route.expect("the route can be made");
         }
     }
