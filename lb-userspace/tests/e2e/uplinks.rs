@@ -135,19 +135,19 @@ fn two_uplinks_and_asymmetric_routes_serve_clients_outside_as_root() {
         let plan = lab.topology().plan;
         let [node1, node2] = ["node1", "node2"].map(|name| lab.at(name).expect("it is there"));
         let specs = ["node1", "node2"].map(|name| lab.node(name).expect("it is there"));
-        for device in ["eth0", "eth1"] {
-            let status = cluster.status(0);
-            let programs = status["devices"][device].as_array().map_or(0, Vec::len);
-            assert_eq!(programs, 2, "{hook}: {device}: {status:#}");
-            assert_eq!(
-                status["xdp"][device].is_object(),
-                hook != "tc",
-                "{hook}: {device}: {status:#}"
-            );
-        }
         // The nodes reach each other's pods by the second network.
         by_second_uplink(node1, specs[1].pod_cidr, specs[1].second);
         by_second_uplink(node2, specs[0].pod_cidr, specs[0].second);
+        for device in ["eth0", "eth1"] {
+            let status = cluster.eventually_status(0, "both uplinks are served", |status| {
+                status["devices"][device]
+                    .as_array()
+                    .is_some_and(|programs| programs.len() == 2)
+                    && status["xdp"][device].is_object() == (hook != "tc")
+                    && status["generation"] == status["generation_live"]
+            });
+            assert_eq!(status["failures"], serde_json::json!([]), "{hook}: {status:#}");
+        }
         let check = |what: &str| {
             let mut rows = Rows::new(&cluster);
             for (from, to) in outside(&cluster) {
