@@ -14,13 +14,42 @@ use tracing::{info, warn};
 
 use super::cluster::Cluster;
 use crate::{
-    apply::Status,
+    apply::{Histogram, ROUNDS, Status},
     load::PinDirectory,
-    maps::flows::{self, Forward},
+    maps::flows::{self, Forward, Removed},
 };
 
 /// Time between two walks of the flow tables: what happens in between is one walk.
 const PAUSE: Duration = Duration::from_millis(200);
+
+/// What walks have done since the start: IPv4 and IPv6.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Stale {
+    /// How long they took.
+    pub(super) walks: [Histogram; 2],
+    /// Flows that they have removed.
+    pub(super) removed: [u64; 2],
+}
+
+impl Default for Stale {
+    fn default() -> Self {
+        Self {
+            walks: [(); 2].map(|()| Histogram::new(ROUNDS)),
+            removed: [0; 2],
+        }
+    }
+}
+
+impl Stale {
+    /// Takes in one walk; gives how many flows it has removed.
+    fn add(&mut self, walk: [Removed; 2]) -> usize {
+        for (family, removed) in walk.iter().enumerate() {
+            self.walks[family].observe(removed.took);
+            self.removed[family] += removed.flows as u64;
+        }
+        walk.iter().map(|removed| removed.flows).sum()
+    }
+}
 
 /// Who may have UDP flows, by where their clients send to.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
@@ -83,6 +112,7 @@ pub(super) async fn follow(
     mut status: watch::Receiver<Status>,
     pins: PinDirectory,
     inherited: bool,
+    stale: watch::Sender<Stale>,
 ) {
     let mut known = Serving::default();
     let mut first = inherited;
@@ -101,11 +131,17 @@ pub(super) async fn follow(
             let removed =
                 spawn_blocking(move || flows::remove(|name| pins.map(name), |flow| serving.has_lost(flow)));
             match removed.await {
-                Ok(Ok(0)) | Err(_) => {}
-                Ok(Ok(removed)) => info!(
-                    removed,
-                    "UDP flows to endpoints that no longer serve are forgotten"
-                ),
+                Err(_) => {}
+                Ok(Ok(walk)) => {
+                    let mut removed = 0;
+                    stale.send_modify(|stale| removed = stale.add(walk));
+                    if removed > 0 {
+                        info!(
+                            removed,
+                            "UDP flows to endpoints that no longer serve are forgotten"
+                        );
+                    }
+                }
                 Ok(Err(error)) => {
                     warn!(%error, "UDP flows to endpoints that no longer serve cannot be removed");
                 }

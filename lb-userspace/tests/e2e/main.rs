@@ -7,6 +7,8 @@ mod detach;
 mod drops;
 mod dump;
 mod flood;
+mod health;
+mod kubectl;
 mod kubernetes;
 mod load;
 mod lost;
