@@ -4,6 +4,7 @@
 mod change;
 mod cluster;
 mod detach;
+mod drops;
 mod dump;
 mod flood;
 mod health;
@@ -22,3 +23,4 @@ mod stale;
 mod startup;
 mod status;
 mod transfer;
+mod uplinks;

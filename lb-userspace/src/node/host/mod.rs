@@ -9,7 +9,7 @@ mod neighbours;
 mod routes;
 mod settings;
 
-use std::{collections::BTreeSet, net::IpAddr, ops::RangeInclusive};
+use std::{net::IpAddr, ops::RangeInclusive};
 
 use lb_common::abi::DeviceKind;
 use rtnetlink::Handle;
@@ -23,7 +23,7 @@ use crate::model::NodeFacts;
 use device::Lb0;
 use settings::Undo;
 
-pub use neighbours::Kept;
+pub use neighbours::{Kept, Others};
 pub use routes::wanted as wanted_routes;
 
 /// The smallest MTU that IPv6 works with.
@@ -175,16 +175,16 @@ impl Host {
 }
 
 impl Host {
-    /// Has the kernel keep the next hops towards `nodes` resolved, as far as they are behind uplinks; lets go of all
+    /// Has the kernel keep the next hops towards `others` resolved, as far as they are behind uplinks; lets go of all
     /// others of ours. To be repeated: routes change, and neighbours are removed.
-    pub async fn keep_resolved(&self, nodes: &BTreeSet<IpAddr>, facts: &NodeFacts) -> (Kept, Vec<HostError>) {
+    pub async fn keep_resolved(&self, others: &Others, facts: &NodeFacts) -> (Kept, Vec<HostError>) {
         let uplinks = facts
             .devices
             .iter()
             .filter(|(_, device)| device.kind == DeviceKind::Uplink)
             .map(|(index, _)| *index)
             .collect();
-        neighbours::sync(&self.netlink.handle, nodes, &uplinks).await
+        neighbours::sync(&self.netlink.handle, others, &uplinks).await
     }
 }
 
