@@ -3,10 +3,12 @@
 //! Node processes reach Services by `lb0`: routing comes before TC egress, so without a route to it an on-link
 //! Service address would wait for ARP for ever, and a node without a default route would answer ENETUNREACH. A
 //! route binds no address: no Service address is ever local. Everything here can be taken back ([`remove`]).
+//! What is only forwarded to an address outside the ClusterIPs' ranges, and is not ours, never sees those routes.
 
 mod device;
 mod neighbours;
 mod routes;
+mod rules;
 mod settings;
 
 use std::{net::IpAddr, ops::RangeInclusive};
@@ -69,6 +71,9 @@ pub enum HostError {
         #[source]
         source: rtnetlink::Error,
     },
+    /// The rules for this node's own packets cannot be read, made or removed.
+    #[error("cannot change the routing rules `iif lo lookup 108`")]
+    Rules(#[source] rtnetlink::Error),
     /// The routes cannot be read.
     #[error("cannot read the routes of lb0")]
     Routes(#[source] rtnetlink::Error),
@@ -154,6 +159,10 @@ impl Host {
     ) -> Vec<HostError> {
         let wanted = wanted_routes(&self.service_cidrs, service_addresses, facts);
         let mut errors = routes::sync(&self.netlink.handle, self.lb0.index, &wanted).await;
+        // A rule costs every packet that is routed a little: none where ranges are all there is.
+        if wanted.keys().any(|(table, _)| *table == routes::OWN_TABLE) {
+            errors.extend(rules::ensure(&self.netlink.handle).await);
+        }
         let mtu = mtu(facts);
         if self.lb0.mtu != mtu {
             match device::set_mtu(&self.netlink.handle, &self.lb0, mtu).await {
@@ -195,6 +204,7 @@ impl Host {
 pub async fn remove() -> Result<(), HostError> {
     let netlink = Netlink::open()?;
     let let_go = neighbours::remove(&netlink.handle).await;
+    let let_go = rules::remove(&netlink.handle).await.and(let_go);
     let Some(lb0) = device::find(&netlink.handle).await? else {
         return let_go;
     };
