@@ -11,6 +11,7 @@ pub mod lock;
 mod metrics;
 pub mod report;
 pub mod stale;
+mod taken;
 
 use std::{
     io,
@@ -202,7 +203,8 @@ pub async fn run(config: Config) -> Result<()> {
         status: status.clone(),
         cluster: cluster.clone(),
     };
-    tasks.spawn(health::follow(health.clone(), checked, checks_sender));
+    tasks.spawn(health::follow(health.clone(), checked, checks_sender.clone()));
+    tasks.spawn(taken::follow(cluster.clone(), facts.clone(), checks_sender));
     let followed = Followed {
         facts,
         status: status.clone(),

@@ -19,7 +19,10 @@ use crate::{
     apply::{self, Inbox, Status},
     load::{Attachments, OnUplink, Target, UplinkHook},
     model::NodeFacts,
-    node::host::{Host, Kept, Others},
+    node::{
+        PortSet,
+        host::{Host, Kept, Others},
+    },
 };
 
 /// What failed on a device is tried again this often; devices recover without telling.
@@ -70,7 +73,7 @@ pub(super) async fn follow(
     let mut look = time::Instant::now();
     let xdp = equipment.attachments.hook().is_xdp();
     loop {
-        let (addresses, others) = {
+        let (addresses, node_ports, others) = {
             let cluster = followed.cluster.borrow_and_update();
             let others = Others {
                 nodes: cluster.other_nodes.clone(),
@@ -80,12 +83,13 @@ pub(super) async fn follow(
                     .map(|(first, _)| *first)
                     .collect(),
             };
-            (cluster.addresses(), others)
+            (cluster.addresses(), cluster.node_ports(), others)
         };
         let now = Known {
             facts: followed.facts.borrow_and_update().clone(),
             written: followed.status.borrow_and_update().devices.clone(),
             addresses,
+            node_ports,
             others,
         };
         if now.facts != known.facts {
@@ -119,6 +123,7 @@ struct Known {
     /// Interface indices of the devices that the maps know.
     written: BTreeSet<u32>,
     addresses: BTreeSet<IpAddr>,
+    node_ports: PortSet,
     others: Others,
 }
 
@@ -128,6 +133,7 @@ impl Equipment {
             facts,
             written,
             addresses,
+            node_ports,
             others,
         } = known;
         let targets = facts
@@ -146,6 +152,13 @@ impl Equipment {
                 .await
                 .iter()
                 .map(|e| chain(e)),
+        );
+        failures.extend(
+            self.host
+                .reserve(node_ports)
+                .await
+                .err()
+                .map(|error| chain(&error)),
         );
         // TC resolves by itself. Without XDP only what a process before has kept is let go.
         let none = Others::default();

@@ -5,7 +5,10 @@ use std::{collections::BTreeMap, net::IpAddr};
 use lb_common::abi::DeviceKind;
 use lb_userspace::{
     model::{DeviceFacts, NodeFacts},
-    node::host::{self, Host, Options},
+    node::{
+        PortSet,
+        host::{self, Host, Options},
+    },
 };
 
 use crate::scratch::Scratch;
@@ -227,4 +230,38 @@ fn routes_and_devices_of_others_are_left_alone_as_root() {
         error,
         "a device named lb0 exists and is not the agent's: rename or delete it"
     );
+}
+
+#[test]
+fn node_ports_are_reserved_where_the_kernel_would_give_them_away_as_root() {
+    let Some(ns) = namespace("node_ports_are_reserved_where_the_kernel_would_give_them_away_as_root") else {
+        return;
+    };
+    ns.set("ipv4/ip_local_port_range", "32768\t60999");
+    ns.set(PORTS, "8080,40002");
+    let reserved = || ns.setting(PORTS).trim().to_owned();
+    let ports = |list: &[u16]| list.iter().copied().collect::<PortSet>();
+    ns.run(async || {
+        let mut host = Host::ensure(options()).await.unwrap();
+        assert_eq!(reserved(), "8080,40002,61000-65535");
+        host.reserve(&ports(&[30_080, 32_767, 32_768, 40_000, 40_002]))
+            .await
+            .unwrap();
+        assert_eq!(
+            reserved(),
+            "8080,32768,40000,40002,61000-65535",
+            "those outside are not given away"
+        );
+        host.reserve(&ports(&[40_000])).await.unwrap();
+        assert_eq!(reserved(), "8080,40000,40002,61000-65535");
+
+        // A process after this one keeps them until it knows the Services.
+        let mut host = Host::ensure(options()).await.unwrap();
+        assert_eq!(reserved(), "8080,40000,40002,61000-65535");
+        host.reserve(&ports(&[])).await.unwrap();
+        assert_eq!(reserved(), "8080,40002,61000-65535");
+        host.reserve(&ports(&[50_000])).await.unwrap();
+        host::remove().await.unwrap();
+        assert_eq!(reserved(), "8080,40002", "the administrator's stay");
+    });
 }

@@ -18,7 +18,7 @@ use rtnetlink::Handle;
 use tokio::task::JoinHandle;
 
 use super::{
-    Prefix,
+    PortSet, Prefix,
     sysctl::{self, SysctlError},
 };
 use crate::model::NodeFacts;
@@ -104,6 +104,9 @@ pub struct Host {
     netlink: Netlink,
     lb0: Lb0,
     service_cidrs: Vec<Prefix>,
+    snat_ports: PortSet,
+    /// How it was before us.
+    undo: Undo,
 }
 
 /// A netlink connection, driven by a task of its own.
@@ -130,7 +133,9 @@ impl Host {
             None => device::create(&netlink.handle).await?,
         };
         let before: Undo = lb0.alias.parse().unwrap_or_default();
-        let plan = settings::plan(&before, &snat_ports.into());
+        let snat_ports = PortSet::from(snat_ports);
+        // NodePorts are not known yet: those of a process before stay reserved until they are.
+        let plan = settings::plan(&before, &snat_ports.union(&before.ports()), &PortSet::default());
         // Noted before it is done: after a crash in between there is too much to undo, not too little.
         if plan.undo != before {
             device::set_alias(&netlink.handle, &lb0, &plan.undo.to_string()).await?;
@@ -141,7 +146,24 @@ impl Host {
             netlink,
             lb0,
             service_cidrs,
+            snat_ports,
+            undo: plan.undo,
         })
+    }
+
+    /// Reserves the NodePorts that the kernel would give to connections of this node otherwise; gives back those
+    /// that are none any more.
+    ///
+    /// # Errors
+    /// If the kernel refuses. It is to be tried again.
+    pub async fn reserve(&mut self, node_ports: &PortSet) -> Result<(), HostError> {
+        let plan = settings::plan(&self.undo, &self.snat_ports, node_ports);
+        if plan.undo != self.undo {
+            device::set_alias(&self.netlink.handle, &self.lb0, &plan.undo.to_string()).await?;
+        }
+        plan.apply()?;
+        self.undo = plan.undo;
+        Ok(())
     }
 
     /// Interface index of `lb0`.
