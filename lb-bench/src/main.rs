@@ -3,8 +3,10 @@
 //! itself: it passes on the document that this program prints.
 
 mod document;
+mod namespace;
 mod packets;
 mod settings;
+mod sync;
 
 use std::{path::PathBuf, process::ExitCode};
 
@@ -32,6 +34,15 @@ enum Command {
         #[arg(long)]
         filter: Option<String>,
     },
+    /// What it costs to follow a cluster.
+    Sync {
+        /// The agent's program.
+        #[arg(long)]
+        agent: PathBuf,
+        /// How often everything is written at once.
+        #[arg(long)]
+        rounds: usize,
+    },
 }
 
 fn main() -> ExitCode {
@@ -51,6 +62,7 @@ fn run(cli: Cli) -> Result<()> {
             rounds,
             filter,
         } => packets::measure(&object, rounds, filter.as_deref())?,
+        Command::Sync { agent, rounds } => sync::measure(rounds, &agent)?,
     };
     println!("{}", serde_json::to_string(&document)?);
     Ok(())
