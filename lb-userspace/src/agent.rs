@@ -69,6 +69,7 @@ pub async fn run(config: Config) -> Result<()> {
         masquerade_all,
         linger,
         tc_attach,
+        hook,
         pod_detection,
         localhost_nodeports,
         external_ip_ranges,
@@ -142,6 +143,7 @@ pub async fn run(config: Config) -> Result<()> {
         pins: pins.clone(),
         capacities,
         tc_attach,
+        hook,
     })?;
     info!(adopted = ?loaded.adopted(), "programs and maps are loaded");
     let store = maps::bpf::open(|name| loaded.take_map(name))?;

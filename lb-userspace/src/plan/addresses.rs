@@ -22,8 +22,8 @@ pub(super) struct Addresses<F: Family> {
     /// Service addresses without frontends, and until when they are still recognised.
     lingering: BTreeMap<F::Addr, Duration>,
     surroundings: Surroundings<F>,
-    /// Addresses of nodes, this one and the others.
-    hosts: BTreeSet<F::Addr>,
+    /// Addresses of nodes, this one and the others, with what a backend there is.
+    hosts: BTreeMap<F::Addr, u16>,
 }
 
 impl<F: Family> Default for Addresses<F> {
@@ -33,7 +33,7 @@ impl<F: Family> Default for Addresses<F> {
             vips: BTreeMap::new(),
             lingering: BTreeMap::new(),
             surroundings: Surroundings::default(),
-            hosts: BTreeSet::new(),
+            hosts: BTreeMap::new(),
         }
     }
 }
@@ -56,17 +56,19 @@ impl<F: Family> Addresses<F> {
         }
     }
 
-    /// Replaces what is known of the nodes. Returns the node addresses that came or went.
+    /// Replaces what is known of the nodes. Returns the node addresses that came, went or changed hands.
     pub(super) fn surround(&mut self, surroundings: Surroundings<F>) -> BTreeSet<F::Addr> {
         let addresses = &self.surroundings.addresses() | &surroundings.addresses();
         self.surroundings = surroundings;
         addresses.into_iter().for_each(|address| self.refresh(address));
         let before = std::mem::replace(&mut self.hosts, self.surroundings.hosts());
-        &before ^ &self.hosts
+        let known = before.keys().chain(self.hosts.keys());
+        let changed = known.filter(|address| before.get(address) != self.hosts.get(address));
+        changed.copied().collect()
     }
 
     /// Addresses of nodes: a backend with one of these is a host-network pod.
-    pub(super) fn hosts(&self) -> &BTreeSet<F::Addr> {
+    pub(super) fn hosts(&self) -> &BTreeMap<F::Addr, u16> {
         &self.hosts
     }
 

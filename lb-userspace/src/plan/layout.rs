@@ -5,7 +5,10 @@
 //! agree on and only then expressed in positions of this node's order, so any two nodes lead one hash to
 //! the same backend.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use lb_common::{
     abi::{
@@ -33,10 +36,11 @@ pub(super) struct Arrangement<A> {
 pub(super) struct TooManyBackends(pub(super) usize);
 
 impl<A: Copy + Ord + AsRef<[u8]>> Arrangement<A> {
-    /// Arranges the backends of a Service port; `hosts` are the addresses of all nodes.
+    /// Arranges the backends of a Service port; `hosts` are the addresses of all nodes, with their flags (see
+    /// [`Surroundings::hosts`]).
     pub(super) fn new<F: Family<Addr = A>>(
         port: &ServicePort,
-        hosts: &BTreeSet<A>,
+        hosts: &BTreeMap<A, u16>,
     ) -> Result<Self, TooManyBackends> {
         let mut parts: [Vec<Backend<A>>; 3] = Default::default();
         for endpoint in &port.backends {
@@ -53,9 +57,7 @@ impl<A: Copy + Ord + AsRef<[u8]>> Arrangement<A> {
             if endpoint.on_this_node {
                 flags |= Backend::<A>::LOCAL;
             }
-            if hosts.contains(&address) {
-                flags |= Backend::<A>::HOST;
-            }
+            flags |= hosts.get(&address).copied().unwrap_or_default();
             parts[part].push(Backend {
                 address,
                 port: endpoint.port,
@@ -161,9 +163,14 @@ impl<F: Family> Surroundings<F> {
         }
     }
 
-    /// The addresses of all nodes.
-    pub(super) fn hosts(&self) -> BTreeSet<F::Addr> {
-        self.own.union(&self.other_nodes).copied().collect()
+    /// The addresses of all nodes, and what a backend with such an address is. This node's own is here, whatever
+    /// its slice says: the endpoints of `default/kubernetes` name no node.
+    pub(super) fn hosts(&self) -> BTreeMap<F::Addr, u16> {
+        let others = self.other_nodes.iter();
+        let others = others.map(|address| (*address, Backend::<F::Addr>::HOST));
+        let own = self.own.iter();
+        let own = own.map(|address| (*address, Backend::<F::Addr>::HOST | Backend::<F::Addr>::LOCAL));
+        others.chain(own).collect()
     }
 
     /// What an address is, apart from being a Service's.
@@ -184,7 +191,7 @@ impl<F: Family> Surroundings<F> {
     }
 
     /// Who a source address belongs to. An own address inside a pod prefix is the node's.
-    pub(super) fn sources(&self) -> std::collections::BTreeMap<(F::Addr, u8), Source> {
+    pub(super) fn sources(&self) -> BTreeMap<(F::Addr, u8), Source> {
         let pods = self.pods.iter().map(|prefix| {
             (
                 *prefix,
@@ -289,7 +296,14 @@ mod tests {
     fn arrange(backends: &[(u8, bool, bool, bool)]) -> Arrangement<Addr4> {
         Arrangement::new::<V4>(
             &port(backends),
-            &BTreeSet::from([[10, 1, 0, 9].into()].map(|ip: std::net::Ipv4Addr| ip.into())),
+            &Surroundings::<V4>::new(
+                &NodeFacts {
+                    own: vec![[10, 1, 0, 8].into()],
+                    ..NodeFacts::default()
+                },
+                &[[10, 1, 0, 9].into()],
+            )
+            .hosts(),
         )
         .unwrap()
     }
@@ -301,6 +315,7 @@ mod tests {
             (2, true, true, true),
             (3, true, true, false),
             (4, true, false, false),
+            (8, false, false, true),
             (9, false, false, true),
         ]);
         let octets: Vec<_> = set
@@ -308,7 +323,8 @@ mod tests {
             .iter()
             .map(|b| (b.address.bytes[3], b.flags))
             .collect();
-        assert_eq!(octets, [(3, 1), (2, 1), (1, 0), (9, 2)]);
+        // An own address is here, also if the slice does not say so.
+        assert_eq!(octets, [(3, 1), (2, 1), (1, 0), (8, 3), (9, 2)]);
         assert_eq!((set.local, set.cluster_from), (2, 1));
         assert_eq!(set.flags, Set::EXTERNAL_LOCAL | Set::ENDPOINTS_EXIST);
     }
