@@ -11,7 +11,7 @@ mod sync;
 use std::{path::PathBuf, process::ExitCode};
 
 use anyhow::Result;
-use clap::{Parser, Subcommand};
+use clap::{Parser, Subcommand, ValueEnum};
 
 #[derive(Parser)]
 #[command(name = "lb-bench")]
@@ -42,6 +42,9 @@ enum Command {
         /// How often everything is written at once.
         #[arg(long)]
         rounds: usize,
+        /// Only this part; may be repeated.
+        #[arg(long = "part", value_enum)]
+        parts: Vec<sync::Part>,
     },
 }
 
@@ -62,7 +65,10 @@ fn run(cli: Cli) -> Result<()> {
             rounds,
             filter,
         } => packets::measure(&object, rounds, filter.as_deref())?,
-        Command::Sync { agent, rounds } => sync::measure(rounds, &agent)?,
+        Command::Sync { agent, rounds, parts } => {
+            let all = sync::Part::value_variants();
+            sync::measure(if parts.is_empty() { all } else { &parts }, rounds, &agent)?
+        }
     };
     println!("{}", serde_json::to_string(&document)?);
     Ok(())

@@ -13,6 +13,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
+use clap::ValueEnum;
 use lb_common::abi::{Rows, names};
 use lb_userspace::{apply, model::Change};
 use nix::time::{ClockId, clock_gettime};
@@ -49,17 +50,36 @@ const TABLES: f64 = 5.0;
 /// Rows, and bytes of a row, of the tables that ours are compared with.
 const FIXED: (u64, u64) = (16_381, 4);
 
-/// Measures all of it; `agent` is the agent's program.
-pub(crate) fn measure(rounds: usize, agent: &Path) -> Result<Document> {
+/// What can be measured by itself.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub(crate) enum Part {
+    /// Processor time and writes, of everything and of changes.
+    Cost,
+    /// Memory of lookup tables.
+    Tables,
+    /// From an event to the map.
+    Events,
+    /// The agent's memory.
+    Memory,
+}
+
+/// Measures these parts; `agent` is the agent's program.
+pub(crate) fn measure(parts: &[Part], rounds: usize, agent: &Path) -> Result<Document> {
     let mut document = Document::default();
-    let mut costs = Vec::new();
-    for services in SIZES {
-        costs.push((services, size(services, rounds, &mut document)?));
+    for part in parts {
+        match part {
+            Part::Cost => {
+                let mut costs = Vec::new();
+                for services in SIZES {
+                    costs.push((services, size(services, rounds, &mut document)?));
+                }
+                growth(&costs, &mut document);
+            }
+            Part::Tables => tables(&mut document)?,
+            Part::Events => events(&mut document)?,
+            Part::Memory => self::agent::measure(agent, &mut document)?,
+        }
     }
-    growth(&costs, &mut document);
-    tables(&mut document)?;
-    events(&mut document)?;
-    self::agent::measure(agent, &mut document)?;
     Ok(document)
 }
 

@@ -5,6 +5,7 @@
 
 mod cluster;
 mod devices;
+mod heap;
 pub mod lock;
 pub mod report;
 mod stale;
@@ -163,6 +164,7 @@ pub async fn run(config: Config) -> Result<()> {
         (reconciler, for_reconciler)
     });
     let (reconciler, for_reconciler) = reconciler.await.context("the first filling of the maps")?;
+    heap::give_back();
     let (ended, reconciler_ended) = oneshot::channel::<()>();
     thread::Builder::new().name("reconciler".into()).spawn(move || {
         // Dropped at the end of the thread, also by a panic.

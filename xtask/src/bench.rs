@@ -59,6 +59,9 @@ pub(crate) struct SyncArgs {
     /// How often everything is written at once; the best counts.
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
     rounds: u32,
+    /// Only this part: cost, tables, events or memory; may be repeated.
+    #[arg(long = "part", value_name = "PART")]
+    parts: Vec<String>,
 }
 
 /// What lb-bench prints.
@@ -93,6 +96,7 @@ pub(crate) fn command(workspace: &Workspace, bench: &BenchCommand) -> Result<Exi
             let mut run = program(workspace, &object, Profile::Release)?;
             run.arg("sync").arg("--agent").arg(agent);
             run.args(["--rounds", &args.rounds.to_string()]);
+            run.args(args.parts.iter().flat_map(|part| ["--part", part]));
             (args.json, measure(&mut run)?)
         }
     };
