@@ -10,7 +10,7 @@ use lb_common::{
         Addr4, Addr6, Address, Backend, COUNTERS, Counter, Device, Flow, Fragment, FragmentKey, Frontend,
         FrontendKey, Node, Rows, Service, Set, Source, Tuple, V4, V6, capacity,
     },
-    net::{Look, Refusal, Refuse, Scratch},
+    net::{Look, Quote, Refusal, Refuse, Scratch},
 };
 
 /// `BPF_F_MMAPABLE`: the agent writes tables through memory.
@@ -34,7 +34,7 @@ pub(crate) struct Workspace<A> {
     /// A refusal that is being written.
     pub(crate) refusal: Refusal,
     /// What it quotes.
-    pub(crate) quote: [u8; 48],
+    pub(crate) quote: Quote,
     /// A packet that is not plain.
     pub(crate) look: Look<A>,
 }

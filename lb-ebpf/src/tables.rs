@@ -1,24 +1,38 @@
 //! `lb_common::net::Tables` over the BPF maps, the kernel's clock and its routing table.
 #![allow(unsafe_code)]
 
-use aya_ebpf::{
-    bindings::{BPF_FIB_LOOKUP_SKIP_NEIGH, BPF_NOEXIST, bpf_fib_lookup as FibParams},
-    btf_maps::lpm_trie,
-    helpers::generated::{bpf_fib_lookup, bpf_ktime_get_coarse_ns},
-};
+use aya_ebpf::{Global, bindings::BPF_NOEXIST, btf_maps::lpm_trie, helpers::generated::bpf_jiffies64};
 use core::ffi::c_void;
 use lb_common::{
     abi::{
         Address, Backend, Device, Event, Flow, Frontend, FrontendKey, Node, Set, SourceClass, State, Tuple,
     },
     maglev,
-    net::{Created, Tables},
+    net::{self, Created, Tables},
 };
 
 use crate::{
+    fib::{NextHop, look_up},
     maps::{self, Maps, Workspace},
     outcome::add,
 };
+
+/// Set when the programs are loaded. 1: flows are not written; 2: nothing is. Decisions, rewrites and verdicts are
+/// what they would be; the verifier removes what is switched off.
+#[unsafe(no_mangle)]
+static DRY_RUN: Global<u8> = Global::new(0);
+
+/// Whether flows are written.
+#[inline(always)]
+fn writes() -> bool {
+    DRY_RUN.load() == 0
+}
+
+/// Whether packets are counted.
+#[inline(always)]
+pub(crate) fn counts() -> bool {
+    DRY_RUN.load() < 2
+}
 
 /// The maps, seen from a program's context.
 #[derive(Clone, Copy)]
@@ -29,15 +43,10 @@ pub(crate) struct Kernel {
     pub(crate) device: u32,
 }
 
-/// What `bpf_ktime_get_coarse_ns` is shifted by: a tick is 2^30 ns, 1.07 seconds.
-const TICK_SHIFT: u32 = 30;
-
 const E2BIG: i32 = -7;
 const ENOMEM: i32 = -12;
 const EBUSY: i32 = -16;
 const EEXIST: i32 = -17;
-const AF_INET: u8 = 2;
-const AF_INET6: u8 = 10;
 
 /// This CPU's working memory. Programs do not interrupt each other on a CPU, and none uses it twice.
 #[inline(always)]
@@ -53,14 +62,47 @@ fn embryo_mask() -> u32 {
     maps::node.get(0).map_or(0, |node| node.embryo_mask)
 }
 
-/// The clock of flows.
+/// The clock of flows. The verifier puts a load in place of the call.
 #[inline(always)]
 pub(crate) fn tick() -> u32 {
+    let shift = maps::node.get(0).map_or(0, |node| node.tick_shift);
     // SAFETY: no arguments.
-    (unsafe { bpf_ktime_get_coarse_ns() } >> TICK_SHIFT) as u32
+    (unsafe { bpf_jiffies64() } >> (shift & 63)) as u32
+}
+
+/// A flow entry in its map.
+pub(crate) struct Entry<A>(*mut Flow<A>);
+
+impl<A> Copy for Entry<A> {}
+
+impl<A> Clone for Entry<A> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<'a, A: 'a> net::Entry<'a, A> for Entry<A> {
+    #[inline(always)]
+    fn flow(self) -> &'a Flow<A> {
+        // SAFETY: the pointer is valid until the program ends. The fields that change are single words, and any
+        // mixture of their values is a valid flow.
+        unsafe { &*self.0 }
+    }
+
+    #[inline(always)]
+    fn note(self, tick: u32, state: State) {
+        if writes() {
+            // SAFETY: the pointer is valid until the program ends; each field is one word, and the last writer wins.
+            unsafe { (*self.0).seen = tick };
+            // SAFETY: as above.
+            unsafe { (*self.0).state = state as u8 };
+        }
+    }
 }
 
 impl<F: Maps> Tables<F> for Kernel {
+    type Entry<'a> = Entry<F::Addr>;
+
     #[inline(always)]
     fn address(&self, address: &F::Addr) -> Option<Address> {
         // SAFETY: the value is one word, read once.
@@ -103,13 +145,15 @@ impl<F: Maps> Tables<F> for Kernel {
     }
 
     #[inline(always)]
-    fn flow(&self, key: &Tuple<F::Addr>) -> Option<&Flow<F::Addr>> {
-        // SAFETY: the fields that change are single words, and any mixture of their values is a valid flow.
-        unsafe { F::flows().get(key) }
+    fn entry(&self, key: &Tuple<F::Addr>) -> Option<Entry<F::Addr>> {
+        F::flows().get_ptr_mut(key).map(Entry)
     }
 
     #[inline(always)]
     fn create(&self, key: &Tuple<F::Addr>, flow: &Flow<F::Addr>) -> Created {
+        if !writes() {
+            return Created::Yes;
+        }
         match F::flows().insert(key, flow, BPF_NOEXIST as u64) {
             Ok(()) => Created::Yes,
             Err(EEXIST) => Created::Exists,
@@ -127,20 +171,10 @@ impl<F: Maps> Tables<F> for Kernel {
     }
 
     #[inline(always)]
-    fn touch(&self, key: &Tuple<F::Addr>, tick: u32, state: State) -> bool {
-        let Some(flow) = F::flows().get_ptr_mut(key) else {
-            return false;
-        };
-        // SAFETY: the pointer is valid until the program ends; each field is one word, and the last writer wins.
-        unsafe { (*flow).seen = tick };
-        // SAFETY: as above.
-        unsafe { (*flow).state = state as u8 };
-        true
-    }
-
-    #[inline(always)]
     fn remove(&self, key: &Tuple<F::Addr>) {
-        let _ = F::flows().remove(key); // absent: another CPU has done it
+        if writes() {
+            let _ = F::flows().remove(key); // absent: another CPU has done it
+        }
     }
 
     #[inline(always)]
@@ -154,7 +188,9 @@ impl<F: Maps> Tables<F> for Kernel {
 
     #[inline(always)]
     fn take_slot(&self, hash: u32, key: &Tuple<F::Addr>) {
-        if let Some(slot) = F::embryos().get_ptr_mut(hash & embryo_mask()) {
+        if writes()
+            && let Some(slot) = F::embryos().get_ptr_mut(hash & embryo_mask())
+        {
             // SAFETY: as in `slot`.
             unsafe { *slot = *key };
         }
@@ -178,62 +214,13 @@ impl<F: Maps> Tables<F> for Kernel {
 
     #[inline(always)]
     fn route(&self, tuple: &Tuple<F::Addr>) -> Option<u32> {
-        let mut device = 0;
-        if F::ADDR_LEN == 4 {
-            let ([source, ..], [destination, ..]) = (words::<F>(tuple.source), words::<F>(tuple.destination));
-            route4(self.ctx, self.device, source, destination, &mut device);
-        } else {
-            let (source, destination) = (words::<F>(tuple.source), words::<F>(tuple.destination));
-            route6(self.ctx, self.device, &source, &destination, &mut device);
-        }
-        if device == 0 { None } else { Some(device) }
+        let mut hop = NextHop::default();
+        look_up::<F>(self.ctx, self.device, tuple, 0, &mut hop);
+        (hop.device != 0).then_some(hop.device)
     }
 
     #[inline(always)]
     fn tick(&self) -> u32 {
         tick()
     }
-}
-
-/// An address as up to four words.
-#[inline(always)]
-fn words<F: Maps>(address: F::Addr) -> [u32; 4] {
-    let mut words = [0; 4];
-    for (slot, word) in words.iter_mut().zip(F::words(address)) {
-        *slot = word;
-    }
-    words
-}
-
-/// A subprogram of its own: the parameters would not fit into the caller's stack frame.
-#[inline(never)]
-fn route4(ctx: *mut c_void, device: u32, source: u32, destination: u32, out: &mut u32) {
-    // SAFETY: plain old data, for which all zero is valid.
-    let mut fib: FibParams = unsafe { core::mem::zeroed() };
-    fib.family = AF_INET;
-    fib.ifindex = device;
-    fib.__bindgen_anon_3.ipv4_src = source;
-    fib.__bindgen_anon_4.ipv4_dst = destination;
-    *out = look_up(ctx, &mut fib);
-}
-
-/// As [`route4`].
-#[inline(never)]
-fn route6(ctx: *mut c_void, device: u32, source: &[u32; 4], destination: &[u32; 4], out: &mut u32) {
-    // SAFETY: plain old data, for which all zero is valid.
-    let mut fib: FibParams = unsafe { core::mem::zeroed() };
-    fib.family = AF_INET6;
-    fib.ifindex = device;
-    fib.__bindgen_anon_3.ipv6_src = *source;
-    fib.__bindgen_anon_4.ipv6_dst = *destination;
-    *out = look_up(ctx, &mut fib);
-}
-
-/// The device a route leads to, 0 if there is none. A missing neighbour does not matter: sending resolves it.
-#[inline(always)]
-fn look_up(ctx: *mut c_void, fib: &mut FibParams) -> u32 {
-    // SAFETY: the context is the program's own; the parameters are as long as said.
-    let result =
-        unsafe { bpf_fib_lookup(ctx, fib, size_of::<FibParams>() as i32, BPF_FIB_LOOKUP_SKIP_NEIGH) };
-    if result == 0 { fib.ifindex } else { 0 }
 }

@@ -135,6 +135,7 @@ pub async fn run(config: Config) -> Result<()> {
         localhost_nodeports,
         service_cidrs: service_ranges,
         linger,
+        hertz: node::hertz().context("cannot learn how fast the kernel's clock ticks")?,
         capacities: Capacities {
             embryos: capacities.embryos(),
             ..Capacities::default()

@@ -18,8 +18,21 @@ pub enum Created {
     Full,
 }
 
+/// An entry of the flow table, where it lies.
+pub trait Entry<'a, A: 'a>: Copy {
+    /// What is in it now.
+    fn flow(self) -> &'a Flow<A>;
+    /// Notes a packet in it.
+    fn note(self, tick: u32, state: State);
+}
+
 /// The maps of one address family, the clock, and the routing table.
 pub trait Tables<F: Net> {
+    /// An entry of the flow table.
+    type Entry<'a>: Entry<'a, F::Addr>
+    where
+        Self: 'a;
+
     /// What a destination address is to this node.
     fn address(&self, address: &F::Addr) -> Option<Address>;
     /// Who a source address belongs to.
@@ -33,12 +46,15 @@ pub trait Tables<F: Net> {
     /// A backend by its index.
     fn backend(&self, index: u32) -> Option<&Backend<F::Addr>>;
 
+    /// The flow entry with this key, to be written to.
+    fn entry(&self, key: &Tuple<F::Addr>) -> Option<Self::Entry<'_>>;
     /// The flow entry with this key.
-    fn flow(&self, key: &Tuple<F::Addr>) -> Option<&Flow<F::Addr>>;
+    #[inline(always)]
+    fn flow(&self, key: &Tuple<F::Addr>) -> Option<&Flow<F::Addr>> {
+        self.entry(key).map(Entry::flow)
+    }
     /// Inserts a flow entry, if its key is free.
     fn create(&self, key: &Tuple<F::Addr>, flow: &Flow<F::Addr>) -> Created;
-    /// Notes a packet in an entry; `false`: there is no such entry.
-    fn touch(&self, key: &Tuple<F::Addr>, tick: u32, state: State) -> bool;
     /// Removes a flow entry if it is there.
     fn remove(&self, key: &Tuple<F::Addr>);
     /// Who is in the slot that `hash` falls on, into `key`: all zero if nobody ever was.

@@ -13,7 +13,7 @@ use std::{
 use lb_common::{
     abi::{
         Address, Backend, Device, DeviceKind, Family, Frontend, FrontendKey, Node, Set, Source, SourceClass,
-        V4, V6,
+        V4, V6, XDP_OUT,
     },
     maglev::{self, Preference},
 };
@@ -233,7 +233,19 @@ pub(super) fn node(facts: &NodeFacts, settings: &PlanSettings) -> Node {
         } else {
             0
         },
+        tick_shift: Node::tick_shift(settings.hertz),
+        xdp_out: xdp_out(facts),
     }
+}
+
+/// The devices that XDP may send packets out of. What is too many is left to TC.
+fn xdp_out(facts: &NodeFacts) -> [u32; XDP_OUT] {
+    let mut out = [0; XDP_OUT];
+    let able = facts.devices.iter().filter(|(_, device)| device.takes_xdp);
+    for (slot, (index, _)) in out.iter_mut().zip(able) {
+        *slot = *index;
+    }
+    out
 }
 
 /// A device.

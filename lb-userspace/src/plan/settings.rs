@@ -23,6 +23,8 @@ pub struct PlanSettings {
     /// How long an address is still recognised after its last frontend has gone, for the sake of
     /// established flows.
     pub linger: Duration,
+    /// Timer interrupts of the kernel a second.
+    pub hertz: u32,
     /// How much the maps hold.
     pub capacities: Capacities,
 }
@@ -77,6 +79,7 @@ impl Default for PlanSettings {
             service_cidrs: Vec::new(),
             // As long as an idle TCP flow is remembered.
             linger: Duration::from_secs(2 * 3600),
+            hertz: 250,
             capacities: Capacities::default(),
         }
     }

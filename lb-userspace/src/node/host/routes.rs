@@ -213,6 +213,7 @@ mod tests {
             mtu: 1500,
             snat4: uplink.parse().ok(),
             snat6: uplink.parse().ok(),
+            takes_xdp: false,
         };
         let mut own: Vec<IpAddr> = own.iter().map(|address| address.parse().unwrap()).collect();
         own.sort_unstable();

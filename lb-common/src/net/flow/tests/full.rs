@@ -89,7 +89,7 @@ fn check_flood<F: Net>(what: &str, make: impl Fn(u32) -> Packet, outcome: Outcom
         expect_established(&node, n);
     }
     // What is left of the flood goes by itself.
-    node.tables.wait(31);
+    node.tables.wait(47);
     for n in 0..ESTABLISHED as u32 {
         expect_established(&node, n);
     }
