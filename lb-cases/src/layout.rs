@@ -15,7 +15,10 @@ use std::{
 use anyhow::Result;
 use lb_lab::Wiring;
 
-use crate::format::{Case, Protocol};
+use crate::{
+    agent::Hook,
+    format::{Case, Protocol},
+};
 
 pub(crate) use owner::Owner;
 pub(crate) use wires::pod_device;
@@ -59,7 +62,7 @@ pub(crate) struct Listener {
 
 impl Layout {
     /// The lab of a scenario. `tag`: see [`Wiring`].
-    pub(crate) fn of(case: &Case, tag: &str) -> Result<Self> {
+    pub(crate) fn of(case: &Case, tag: &str, hook: Hook) -> Result<Self> {
         let owners = owner::owners(case)?;
         let pods: Vec<_> = owners
             .iter()
@@ -74,6 +77,9 @@ impl Layout {
         };
         layout.listeners = layout.all_listeners(case);
         layout.wiring = wires::wiring(case, &layout, tag)?;
+        if hook == Hook::Xdp {
+            wires::suit_xdp(&mut layout.wiring);
+        };
         Ok(layout)
     }
 

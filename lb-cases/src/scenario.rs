@@ -64,7 +64,7 @@ fn play(
     misses: &mut Vec<Miss>,
     at: &mut String,
 ) -> Result<()> {
-    let site = Site::build(case, &options.tag)?;
+    let site = Site::build(case, &options.tag, options.hook)?;
     let steps = case.steps();
     let stalls = case.then.iter().any(|then| then.agent_state.is_some());
     let switch = stalls.then(|| site.lab.folder().join("fail-writes"));

@@ -9,6 +9,7 @@ use anyhow::Result;
 use lb_lab::{Lab, Place, Proto, Server};
 
 use crate::{
+    agent::Hook,
     format::{Case, Protocol},
     layout::{Layout, Listener, SELF, UPLINK, pod_device},
     sctp::Responder,
@@ -32,8 +33,8 @@ pub(crate) struct Listening {
 
 impl Site {
     /// Builds it.
-    pub(crate) fn build(case: &Case, tag: &str) -> Result<Self> {
-        let layout = Layout::of(case, tag)?;
+    pub(crate) fn build(case: &Case, tag: &str, hook: Hook) -> Result<Self> {
+        let layout = Layout::of(case, tag, hook)?;
         let lab = Lab::wire(&layout.wiring)?;
         let listening = listen(&lab, layout.listeners.iter())?;
         Ok(Self {

@@ -74,7 +74,7 @@ pub(crate) fn build(topology: &Topology, prefix: &str) -> Result<BTreeMap<String
     }
     offloads(topology, &places)?;
     if topology.xdp {
-        accept_xdp(topology, prefix, &places)?;
+        accept_xdp(prefix, &places[FABRIC], fabric_ports(topology))?;
     }
     for (name, place) in &places {
         // A bridge without ports never gets a carrier.
@@ -145,14 +145,20 @@ fn fabric_ports(topology: &Topology) -> impl Iterator<Item = String> + '_ {
     })
 }
 
-/// Lets the fabric's ends take frames from XDP. The programs are pinned: they go with the lab, not with this process.
-fn accept_xdp(topology: &Topology, prefix: &str, places: &BTreeMap<String, Place>) -> Result<()> {
-    let pins = pins::folder(&format!("{prefix}{FABRIC}"))?;
-    places[FABRIC].netns().run(|| {
-        for port in fabric_ports(topology) {
-            let index = if_nametoindex(port.as_str()).with_context(|| format!("no device {port}"))?;
-            bpf::pass_at_xdp(index, &pins.join(&port))
-                .with_context(|| format!("{port} of the fabric cannot have a program at its XDP hook"))?;
+/// Lets devices of a place take frames that a native XDP program at the other end sends back. The programs are
+/// pinned: they go with the lab, not with this process.
+pub(crate) fn accept_xdp(prefix: &str, place: &Place, devices: impl Iterator<Item = String>) -> Result<()> {
+    let pins = pins::folder(&format!("{prefix}{}", place.name()))?;
+    let devices: Vec<_> = devices.collect();
+    place.netns().run(|| {
+        for device in devices {
+            let index = if_nametoindex(device.as_str()).with_context(|| format!("no device {device}"))?;
+            bpf::pass_at_xdp(index, &pins.join(&device)).with_context(|| {
+                format!(
+                    "{device} of {} cannot have a program at its XDP hook",
+                    place.name()
+                )
+            })?;
         }
         Ok(())
     })

@@ -59,6 +59,6 @@ pub use topology::{
     AddressPlan, ClientSpec, FABRIC, Netfilter, NodeSpec, Offload, PodNetwork, PodSpec, Topology,
 };
 pub use transfer::{Held, Transfer};
-pub use wait::{require_root, skip, wait_for};
+pub use wait::{is_root, require_root, skip, wait_for};
 pub use wire::Answer;
 pub use wiring::{Cable, End, Wired, Wiring};

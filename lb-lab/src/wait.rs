@@ -40,9 +40,14 @@ pub fn skip(reason: &str) {
 /// Whether a lab can be built here; if not, the test function `test` is skipped loudly, by that name. Use as
 /// `if !require_root("test") { return }`.
 pub fn require_root(test: &str) -> bool {
-    let root = nix::unistd::geteuid().is_root();
+    let root = is_root();
     if !root {
         skip(&format!("{test}: needs root, for network namespaces"));
     }
     root
+}
+
+/// Whether labs can be built here.
+pub fn is_root() -> bool {
+    nix::unistd::geteuid().is_root()
 }

@@ -37,6 +37,8 @@ pub struct Wired {
     pub rules: String,
     /// Arguments for `ethtool -K`, one line each: `eth0 tx off`.
     pub offloads: String,
+    /// Devices that take what a native XDP program at the other end sends back.
+    pub accept_xdp: Vec<String>,
 }
 
 /// A pair of devices.
@@ -141,6 +143,11 @@ pub(crate) fn build(wiring: &Wiring, prefix: &str) -> Result<BTreeMap<String, Pl
             netns
                 .feed(&["sh", "-e"], &script)
                 .context("is ethtool installed?")?;
+        }
+    }
+    for place in &wiring.places {
+        if !place.accept_xdp.is_empty() {
+            configure::accept_xdp(prefix, &places[&place.name], place.accept_xdp.iter().cloned())?;
         }
     }
     for place in places.values() {

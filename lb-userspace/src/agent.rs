@@ -5,15 +5,18 @@
 
 mod cluster;
 mod devices;
+mod events;
+mod health;
 mod heap;
 pub mod lock;
+mod metrics;
 pub mod report;
-mod stale;
+pub mod stale;
 
 use std::{
     io,
     net::{IpAddr, Ipv4Addr},
-    sync::{Arc, mpsc as blocking},
+    sync::Arc,
     thread,
     time::Duration,
 };
@@ -30,15 +33,18 @@ use tracing::{info, warn};
 use self::{
     cluster::Cluster,
     devices::{Devices, Equipment, Followed},
+    health::{Checks, Health},
     lock::Lock,
+    metrics::Gauges,
     report::Sources,
+    stale::Stale,
 };
 use crate::{
-    apply::{Change, Reconciler},
-    config::{Config, SourceConfig},
+    apply::{self, Change, Reconciler},
+    config::{Config, HealthSettings, SourceConfig},
     gc,
     load::{self, PinDirectory, probe},
-    maps,
+    maps::{self, counted::Writes},
     model::NodeIdentity,
     node::{
         self, Hints, Prefix,
@@ -74,8 +80,8 @@ pub async fn run(config: Config) -> Result<()> {
         pod_detection,
         localhost_nodeports,
         external_ip_ranges,
-        health: _,
-        metrics_address: _,
+        health: HealthSettings { addresses, timeout },
+        metrics_addresses,
         test,
     } = config;
     let mut stop = Stop::new()?;
@@ -85,12 +91,25 @@ pub async fn run(config: Config) -> Result<()> {
     let _lock = Lock::take(&instance)?;
 
     let mut tasks = JoinSet::new();
-    let (changes, for_reconciler) = blocking::channel();
+    let (changes, for_reconciler) = apply::channel();
     let (cluster_sender, cluster) = watch::channel(Cluster::default());
     let (events_sender, events) = mpsc::channel(EVENTS);
+    // Probes are answered from the start: not before something is live can they be told that it is.
+    let in_cluster = matches!(source, SourceConfig::Kubernetes(_));
+    let health = Health::new(changes.backlog(), timeout, cluster.clone(), in_cluster);
+    let (gauges_sender, gauges) = watch::channel(None);
+    let (checks_sender, checks) = watch::channel(Checks::default());
+    let servers = vec![
+        (addresses, "healthz", health.respond()),
+        (metrics_addresses, "metrics", metrics::respond(&health, gauges)),
+    ];
+    tasks.spawn(health::listen(servers, checks_sender.clone()));
+    let (warnings_sender, warnings) = watch::channel(Vec::new());
     let source_name = match source {
         SourceConfig::Kubernetes(options) => {
-            source::kubernetes::spawn(options.client().await?, events_sender);
+            let client = options.client().await?;
+            source::kubernetes::spawn(client.clone(), events_sender);
+            tasks.spawn(source::events::follow(client, node_name.clone(), warnings));
             "kubernetes".to_owned()
         }
         SourceConfig::Directory(folder) => {
@@ -153,15 +172,17 @@ pub async fn run(config: Config) -> Result<()> {
         Some(file) => maps::faulty::while_exists(file, store),
         None => store,
     };
+    let writes = Writes::default();
+    let store = store.wrapped(&writes);
     let sweeper = loaded.sweeper()?;
     let inherited = !loaded.adopted().is_empty();
-    let mut reconciler = Reconciler::new(settings, store);
+    let mut reconciler = Reconciler::new(settings, store, changes.backlog());
     let status = reconciler.status();
 
     // The maps are filled before the first program sees them.
-    let first = Change::Facts(Arc::new(facts.borrow().clone()));
+    changes.send(Change::Facts(Arc::new(facts.borrow().clone())));
     let reconciler = tokio::task::spawn_blocking(move || {
-        reconciler.fill([first].into_iter().chain(for_reconciler.try_iter()));
+        reconciler.fill(for_reconciler.try_iter());
         (reconciler, for_reconciler)
     });
     let (reconciler, for_reconciler) = reconciler.await.context("the first filling of the maps")?;
@@ -177,6 +198,13 @@ pub async fn run(config: Config) -> Result<()> {
         attachments: loaded.into_attachments()?,
         host,
     };
+    let backlog = changes.backlog();
+    let checked = health::Followed {
+        facts: facts.clone(),
+        status: status.clone(),
+        cluster: cluster.clone(),
+    };
+    tasks.spawn(health::follow(health.clone(), checked, checks_sender));
     let followed = Followed {
         facts,
         status: status.clone(),
@@ -184,8 +212,29 @@ pub async fn run(config: Config) -> Result<()> {
     };
     let (devices_sender, devices) = watch::channel(Devices::default());
     tasks.spawn(devices::follow(equipment, followed, changes, devices_sender));
-    tasks.spawn(stale::follow(cluster.clone(), status.clone(), pins, inherited));
+    let (stale_sender, stale) = watch::channel(Stale::default());
+    tasks.spawn(stale::follow(
+        cluster.clone(),
+        status.clone(),
+        pins.clone(),
+        inherited,
+        stale_sender,
+    ));
+    tasks.spawn(events::follow(status.clone(), checks.clone(), warnings_sender));
     let swept = gc::run(move |frame| sweeper.run(frame), gc::INTERVAL);
+    gauges_sender.send_replace(Some(Gauges {
+        pins,
+        backlog,
+        writes,
+        cluster: cluster.clone(),
+        status: status.clone(),
+        devices: devices.clone(),
+        checks: checks.clone(),
+        stale,
+        swept: swept.clone(),
+        answers: health.answers(),
+        max_flows,
+    }));
     let sources = Sources {
         instance,
         node: node_name,
@@ -194,6 +243,7 @@ pub async fn run(config: Config) -> Result<()> {
         status,
         devices,
         swept,
+        checks,
         max_flows,
     };
     tasks.spawn(report::write(sources));

@@ -7,6 +7,8 @@
 //!
 //! *Not here*: Kubernetes, what the writes mean (`plan`), how they are made (`maps`).
 
+mod backlog;
+mod histogram;
 mod pace;
 mod write;
 
@@ -17,18 +19,20 @@ use std::{
         Arc,
         mpsc::{Receiver, RecvTimeoutError},
     },
-    time::Instant,
+    time::{Instant, SystemTime},
 };
 
 use tokio::sync::watch;
 use tracing::{debug, info, warn};
 
+pub use backlog::{Backlog, Inbox, Objects, Waiting, Waits, channel};
+pub use histogram::{Histogram, ROUNDS};
 pub use write::write;
 
 use self::pace::Pace;
 use crate::{
     maps::{MapError, MapStore},
-    model::{DesiredState, NodeFacts, Problem, ServicePort, ServicePortId},
+    model::{DesiredState, NodeFacts, Origins, Problem, ServicePort, ServicePortId},
     plan::{Counts, PlanSettings, Planner},
 };
 
@@ -53,6 +57,19 @@ pub struct Update {
     pub other_nodes: Option<Vec<IpAddr>>,
     /// What cannot be served, if that changed.
     pub problems: Option<Vec<Problem>>,
+    /// What made it change.
+    pub origins: Origins,
+}
+
+impl Change {
+    /// Which families it concerns: IPv4, IPv6.
+    fn families(&self) -> [bool; 2] {
+        match self {
+            Self::Facts(_) => [true, true],
+            Self::Desired(update) => [false, true]
+                .map(|ipv6| update.other_nodes.is_some() || update.services.keys().any(|id| id.ipv6 == ipv6)),
+        }
+    }
 }
 
 impl Update {
@@ -62,7 +79,9 @@ impl Update {
             services,
             other_nodes,
             problems,
+            origins,
         } = later;
+        self.origins.merge(origins);
         self.services.extend(services);
         self.other_nodes = other_nodes.or(self.other_nodes.take());
         self.problems = problems.or(self.problems.take());
@@ -84,6 +103,7 @@ impl From<DesiredState> for Update {
                 .collect(),
             other_nodes: Some(other_nodes),
             problems: Some(problems),
+            origins: Origins::default(),
         }
     }
 }
@@ -105,6 +125,31 @@ pub struct Status {
     pub last_error: Option<String>,
     /// Failed writes since the start, by map and error number.
     pub failed_writes: BTreeMap<(&'static str, i32), u64>,
+    /// How long it takes to follow: IPv4 and IPv6.
+    pub pace: [FamilyPace; 2],
+    /// Rounds that have left something to write.
+    pub failed_rounds: u64,
+}
+
+/// How long it takes until a family has followed.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct FamilyPace {
+    /// The first filling of the maps, however many rounds it took.
+    pub full: Histogram,
+    /// Rounds of writing after that.
+    pub partial: Histogram,
+    /// From the change of an endpoint in the cluster until it is live.
+    pub programming: Histogram,
+}
+
+impl Default for FamilyPace {
+    fn default() -> Self {
+        Self {
+            full: Histogram::new(histogram::ROUNDS),
+            partial: Histogram::new(histogram::ROUNDS),
+            programming: Histogram::new(histogram::PROGRAMMING),
+        }
+    }
 }
 
 /// The reconciler's state.
@@ -117,12 +162,17 @@ pub struct Reconciler {
     problems: Vec<Problem>,
     status: watch::Sender<Status>,
     pace: Pace,
+    backlog: Arc<Backlog>,
+    /// Taken, but not live in all families.
+    origins: Origins,
+    /// Families with a change that is not live.
+    concerned: [bool; 2],
 }
 
 impl Reconciler {
     /// A reconciler for empty maps.
     #[must_use]
-    pub fn new(settings: PlanSettings, store: MapStore) -> Self {
+    pub fn new(settings: PlanSettings, store: MapStore, backlog: Arc<Backlog>) -> Self {
         let started = Instant::now();
         Self {
             planner: Planner::new(settings),
@@ -133,6 +183,9 @@ impl Reconciler {
             problems: Vec::new(),
             status: watch::Sender::default(),
             pace: Pace::new(started),
+            backlog,
+            origins: Origins::default(),
+            concerned: [false; 2],
         }
     }
 
@@ -177,6 +230,9 @@ impl Reconciler {
     }
 
     fn take(&mut self, change: Change) {
+        for (all, concerned) in self.concerned.iter_mut().zip(change.families()) {
+            *all |= concerned;
+        }
         match change {
             Change::Desired(update) => self.update.get_or_insert_default().merge(update),
             Change::Facts(facts) => self.facts = Some(facts),
@@ -195,8 +251,10 @@ impl Reconciler {
             services,
             other_nodes,
             problems,
+            origins,
         }) = self.update.take()
         {
+            self.origins.merge(origins);
             if let Some(addresses) = other_nodes {
                 self.planner.other_nodes(&addresses, time);
             }
@@ -221,6 +279,7 @@ impl Reconciler {
             }
         }
         let settled = self.planner.is_settled();
+        self.measure(now);
         if settled {
             self.pace.succeeded(Instant::now());
         } else {
@@ -234,6 +293,40 @@ impl Reconciler {
             settled,
             failure.map(|failure| format!("{}, while writing {:?}", failure.error, failure.op)),
         );
+    }
+
+    /// Notes what is live now, and how long that took.
+    fn measure(&mut self, began: Instant) {
+        let settled = self.planner.settled_families();
+        let (took, clock) = (began.elapsed(), SystemTime::now());
+        self.status.send_modify(|status| {
+            let origins = &mut self.origins;
+            let families = (status.pace.iter_mut().zip(&mut origins.triggered))
+                .zip(self.concerned.iter_mut().zip(settled));
+            for ((pace, triggered), (concerned, settled)) in families {
+                if *concerned && pace.full.count() == 0 {
+                    if settled {
+                        pace.full.observe(took);
+                    }
+                } else if *concerned {
+                    pace.partial.observe(took);
+                }
+                if settled {
+                    // A clock that was set back in between measures nothing.
+                    let durations = triggered
+                        .drain(..)
+                        .filter_map(|time| clock.duration_since(time).ok());
+                    durations.for_each(|duration| pace.programming.observe(duration));
+                    *concerned = false;
+                }
+            }
+            status.failed_rounds += u64::from(settled != [true, true]);
+            self.backlog
+                .wrote(status.received, settled, [origins.services, origins.endpoints]);
+            if settled == [true, true] {
+                (origins.services, origins.endpoints) = (0, 0);
+            }
+        });
     }
 
     fn count(&self, error: &MapError) {

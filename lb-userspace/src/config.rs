@@ -47,8 +47,8 @@ pub struct Config {
     pub external_ip_ranges: Vec<Prefix>,
     /// Where the node says whether it can take traffic, and for how long it may be behind.
     pub health: HealthSettings,
-    /// Where metrics are; `None`: nowhere.
-    pub metrics_address: Option<SocketAddr>,
+    /// Where metrics are.
+    pub metrics_addresses: Vec<SocketAddr>,
     /// Faults to inject.
     pub test: TestSettings,
 }
@@ -56,8 +56,8 @@ pub struct Config {
 /// What others are told of the node's health.
 #[derive(Clone, Debug)]
 pub struct HealthSettings {
-    /// Where `/healthz` and `/livez` are; `None`: nowhere.
-    pub address: Option<SocketAddr>,
+    /// Where `/healthz` and `/livez` are.
+    pub addresses: Vec<SocketAddr>,
     /// How long a change may wait for the maps before the node counts as not healthy.
     pub timeout: Duration,
 }

@@ -10,7 +10,7 @@ use lb_cases::{Miss, Options, Verdict};
 
 use crate::build::{self, BuildArgs};
 use crate::child::say;
-use crate::report::{Check, Report};
+use crate::report::{Check, Report, Skips};
 use crate::setup;
 use crate::workspace::Workspace;
 
@@ -23,25 +23,25 @@ const JOBS_EACH: usize = 3;
 #[derive(Args, Debug)]
 pub(crate) struct CasesArgs {
     /// The folder of scenarios (`lbcase/v1`, *.yaml).
-    folder: PathBuf,
-    /// Only scenarios with this text in their name.
-    #[arg(long, value_name = "TEXT")]
-    filter: Option<String>,
+    pub(crate) folder: PathBuf,
+    /// Only scenarios with this text in their name; may be repeated.
+    #[arg(long = "filter", value_name = "TEXT")]
+    pub(crate) filters: Vec<String>,
     /// Which programs face the network.
     #[arg(long, value_enum, default_value_t = Hook::Tc)]
-    hook: Hook,
+    pub(crate) hook: Hook,
     /// An agent that is built already; otherwise this tree's is built.
     #[arg(long, value_name = "FILE")]
-    agent: Option<PathBuf>,
+    pub(crate) agent: Option<PathBuf>,
     /// Where agents get their objects from.
     #[arg(long, value_enum, default_value_t = Objects::Api)]
-    objects: Objects,
+    pub(crate) objects: Objects,
     /// Print one JSON document of all checks.
     #[arg(long)]
-    json: bool,
+    pub(crate) json: bool,
     /// Scenarios at work at a time; those that only wait do not count.
     #[arg(long, value_name = "N")]
-    jobs: Option<usize>,
+    pub(crate) jobs: Option<usize>,
 }
 
 /// Which programs face the network.
@@ -69,39 +69,60 @@ pub(crate) fn command(workspace: &Workspace, args: &CasesArgs) -> Result<ExitCod
         Some(agent) => agent.clone(),
         None => build::all(workspace, &BuildArgs::default())?,
     };
-    lb_lab::on_signal()?;
     let mut report = Report::default();
-    let jobs = args.jobs.unwrap_or_else(default_jobs);
-    run(&agent, args, jobs, &mut report)?;
+    run(&agent, args, "", Skips::from_env(), &mut report)?;
+    ensure!(
+        !report.is_empty(),
+        "no scenario has this in its name: {}",
+        args.filters.join(", ")
+    );
     Ok(report.finish(args.json)?)
+}
+
+/// The open cases, as a part of `cargo xtask test`: those with `filter` in their name, checks named after them.
+pub(crate) fn test(
+    workspace: &Workspace,
+    agent: &Path,
+    filter: Option<&str>,
+    skips: Skips,
+    report: &mut Report,
+) -> Result<()> {
+    let args = CasesArgs {
+        folder: workspace.root().join("tests/cases"),
+        filters: filter.map(str::to_owned).into_iter().collect(),
+        hook: Hook::Tc,
+        agent: None,
+        objects: Objects::Api,
+        json: false,
+        jobs: None,
+    };
+    run(agent, &args, "cases::", skips, report)
 }
 
 fn default_jobs() -> usize {
     JOBS_EACH * std::thread::available_parallelism().map_or(2, usize::from)
 }
 
-/// Runs the scenarios of a folder into a report.
-fn run(agent: &Path, args: &CasesArgs, jobs: usize, report: &mut Report) -> Result<()> {
+/// Runs the scenarios of a folder into a report; the checks' names start with `prefix`.
+fn run(agent: &Path, args: &CasesArgs, prefix: &str, skips: Skips, report: &mut Report) -> Result<()> {
     let start = Instant::now();
     let mut cases = Vec::new();
     for (name, case) in lb_cases::read_folder(&args.folder)? {
-        if args
-            .filter
-            .as_ref()
-            .is_some_and(|filter| !name.contains(filter.as_str()))
-        {
+        if !args.filters.is_empty() && !args.filters.iter().any(|filter| name.contains(filter.as_str())) {
             continue;
         }
+        let id = format!("{prefix}{name}");
         match case {
+            Ok(_) if !lb_lab::is_root() => report.skip(id, "needs root, for network namespaces", skips),
             Ok(case) => cases.push(case),
-            Err(error) => report.fail(name, "a scenario that can be read", format!("{error:#}")),
+            Err(error) => report.fail(id, "a scenario that can be read", format!("{error:#}")),
         }
     }
-    ensure!(
-        !cases.is_empty() || !report.is_empty(),
-        "no scenario has this in its name: {}",
-        args.filter.as_deref().unwrap_or_default()
-    );
+    if cases.is_empty() {
+        return Ok(());
+    }
+    lb_lab::on_signal()?;
+    let jobs = args.jobs.unwrap_or_else(default_jobs);
     let options = Options {
         agent: std::path::absolute(agent).context("the agent's path")?,
         hook: match args.hook {
@@ -127,7 +148,7 @@ fn run(agent: &Path, args: &CasesArgs, jobs: usize, report: &mut Report) -> Resu
             verdict.name,
             verdict.time.as_secs_f32()
         ));
-        report.check(check(verdict));
+        report.check(check(prefix, verdict));
     });
     say(format!(
         "the scenarios took {:.0} s",
@@ -137,7 +158,7 @@ fn run(agent: &Path, args: &CasesArgs, jobs: usize, report: &mut Report) -> Resu
 }
 
 /// A scenario is one check, however much is wrong in it.
-fn check(verdict: Verdict) -> Check {
+fn check(prefix: &str, verdict: Verdict) -> Check {
     let Verdict {
         name, tried, misses, ..
     } = verdict;
@@ -151,7 +172,7 @@ fn check(verdict: Verdict) -> Check {
         false => (lines(|miss| &miss.expected), lines(|miss| &miss.seen)),
     };
     Check {
-        id: name,
+        id: format!("{prefix}{name}"),
         expected,
         seen,
         ok,
@@ -175,8 +196,8 @@ mod tests {
             misses,
             time: std::time::Duration::ZERO,
         };
-        let failed = check(verdict(vec![miss("flow a"), miss("flow b")]));
+        let failed = check("", verdict(vec![miss("flow a"), miss("flow b")]));
         assert!(!failed.ok && failed.seen.contains("flow a: silent") && failed.seen.contains("flow b"));
-        assert!(check(verdict(Vec::new())).ok);
+        assert!(check("", verdict(Vec::new())).ok);
     }
 }

@@ -16,6 +16,7 @@ use anyhow::{Context, Result, ensure};
 use clap::{Args, ValueEnum};
 
 use crate::build::{self, OBJECT_VARIABLE};
+use crate::cases;
 use crate::child::{self, say};
 use crate::report::{Report, Skips};
 use crate::setup;
@@ -46,6 +47,8 @@ pub(crate) enum Kind {
     Net,
     /// An API server (test targets `kube*`).
     Kube,
+    /// Root and namespaces: the behaviour cases in `tests/cases`.
+    Cases,
 }
 
 impl Kind {
@@ -69,7 +72,7 @@ impl Kind {
             // it; with two it prints whole lines.
             Self::Host => thread::available_parallelism().map_or(2, usize::from).max(2),
             // Namespaces, agents and transfers share the machine's processors.
-            Self::Packets | Self::Net | Self::Kube => 2,
+            Self::Packets | Self::Net | Self::Kube | Self::Cases => 2,
         }
     }
 }
@@ -89,6 +92,11 @@ pub(crate) fn command(workspace: &Workspace, args: &TestArgs) -> Result<ExitCode
     }
     if args.only.is_none_or(|only| only == Kind::Host) {
         program::doctests(workspace, &object, args.filter.as_deref(), skips, &mut report)?;
+    }
+    if args.only.is_none_or(|only| only == Kind::Cases) {
+        // Built with the tests that call it.
+        let agent = workspace.target().join("debug/lb-agent");
+        cases::test(workspace, &agent, args.filter.as_deref(), skips, &mut report)?;
     }
     ensure!(
         !report.is_empty(),

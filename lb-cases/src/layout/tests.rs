@@ -24,7 +24,7 @@ flows:
 ";
 
 fn layout() -> Layout {
-    Layout::of(&Case::parse(CASE).unwrap(), "lbt").unwrap()
+    Layout::of(&Case::parse(CASE).unwrap(), "lbt", Hook::Tc).unwrap()
 }
 
 #[test]

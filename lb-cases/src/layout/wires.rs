@@ -81,6 +81,21 @@ pub(super) fn wiring(case: &Case, layout: &Layout, tag: &str) -> Result<Wiring> 
     })
 }
 
+/// What programs at the node's XDP hook need of the devices that they deal with: whole checksums in what comes from
+/// the fabric, as from any real network; a fabric that takes frames sent back; pods that take frames sent to them.
+pub(super) fn suit_xdp(wiring: &mut Wiring) {
+    for place in &mut wiring.places {
+        match &*place.name {
+            FABRIC => {
+                place.offloads = "n0 tx off\n".into();
+                place.accept_xdp = vec!["n0".into()];
+            }
+            PEERS | OUTSIDE => {}
+            _ => place.offloads = format!("{UPLINK} gro on\n"),
+        }
+    }
+}
+
 /// The node's device of the pod of this number.
 pub(crate) fn pod_device(number: usize) -> String {
     format!("veth{number}")
@@ -198,7 +213,10 @@ impl Plan<'_> {
         let pods = self.nodes.iter().take(1).map(owner::pod_cidrs);
         let pods = pods.collect::<Result<Vec<_>>>()?.concat();
         let led = self.led_to_self()?;
-        for range in pods.iter().map(ToString::to_string).chain(led) {
+        // Answers to clients outside go back the way they came: what is translated on `self` without its address
+        // as the source is seen to work, too.
+        let outside = self.all(Owner::Outside).map(|ip| Cidr::host(ip).to_string());
+        for range in pods.iter().map(ToString::to_string).chain(led).chain(outside) {
             if let Some(own) = self.own(range.parse::<Cidr>()?.addr) {
                 ip!(commands, "route add {range} via {own} dev eth0 onlink");
             }

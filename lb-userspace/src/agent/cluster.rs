@@ -5,14 +5,13 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
-    sync::mpsc as blocking,
 };
 
 use tokio::sync::{mpsc, watch};
 
 use crate::{
-    apply::{self, Update},
-    model::{Index, NodeIdentity, NodeObject, ObjectKey, ServicePort},
+    apply::{self, Inbox, Update},
+    model::{HealthCheck, Index, NodeIdentity, NodeObject, ObjectKey, ServicePort},
     source::{Event, SourceStatus},
 };
 
@@ -30,6 +29,12 @@ pub(super) struct Cluster {
     pub(super) served: BTreeMap<ObjectKey, Vec<ServicePort>>,
     /// This node's own object.
     pub(super) node: Option<NodeObject>,
+    /// There are Node objects, of this node or of others.
+    pub(super) knows_nodes: bool,
+    /// What load balancers are told of Services.
+    pub(super) health_checks: BTreeMap<ObjectKey, HealthCheck>,
+    /// The number of the change that made the maps follow to here, see [`Inbox::send`].
+    pub(super) generation: u64,
     /// Addresses of the other nodes.
     pub(super) other_nodes: BTreeSet<IpAddr>,
     /// Prefixes of the other nodes' pods.
@@ -52,7 +57,7 @@ impl Cluster {
 pub(super) async fn follow(
     identity: NodeIdentity,
     mut events: mpsc::Receiver<Event>,
-    changes: blocking::Sender<apply::Change>,
+    changes: Inbox,
     cluster: watch::Sender<Cluster>,
 ) {
     let mut index = Index::new(identity);
@@ -77,24 +82,28 @@ pub(super) async fn follow(
     }
 }
 
-fn pass_on(
-    index: &mut Index,
-    first: bool,
-    changes: &blocking::Sender<apply::Change>,
-    cluster: &watch::Sender<Cluster>,
-) {
-    let changed = index.take_changed();
+fn pass_on(index: &mut Index, first: bool, changes: &Inbox, cluster: &watch::Sender<Cluster>) {
+    let mut changed = index.take_changed();
     if changed.is_empty() && !first {
         return;
+    }
+    if first {
+        // What changed before anybody followed says nothing about how fast it is followed.
+        changed.origins.triggered = Default::default();
     }
     cluster.send_modify(|cluster| {
         let mut update = Update {
             services: BTreeMap::new(),
             other_nodes: (first || changed.nodes).then(|| index.other_nodes()),
             problems: (first || changed.problems).then(|| index.problems()),
+            origins: changed.origins,
         };
         for key in changed.services {
             let ports = index.desired_service(&key);
+            match index.health_check(&key) {
+                Some(check) => cluster.health_checks.insert(key.clone(), check),
+                None => cluster.health_checks.remove(&key),
+            };
             let before = match ports.is_empty() {
                 true => cluster.served.remove(&key),
                 false => cluster.served.insert(key, ports.clone()),
@@ -108,15 +117,17 @@ fn pass_on(
         }
         if first || changed.nodes {
             cluster.node = index.this_node().cloned();
+            cluster.knows_nodes = index.knows_nodes();
             cluster.other_nodes = index.other_nodes().into_iter().collect();
             cluster.other_pod_prefixes = index.other_pod_prefixes().collect();
         }
-        // Nobody listens only while the agent ends.
-        let _ = changes.send(apply::Change::Desired(update));
+        cluster.generation = changes.send(apply::Change::Desired(update));
         cluster.synced = true;
     });
 }
 
+#[cfg(test)]
+mod storm;
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -136,7 +147,7 @@ mod tests {
     #[tokio::test]
     async fn nothing_is_passed_on_before_the_first_complete_state() {
         let (events, received) = mpsc::channel(16);
-        let (changes, passed_on) = blocking::channel();
+        let (changes, passed_on) = apply::channel();
         let (cluster, mut view) = watch::channel(Cluster::default());
         let identity = NodeIdentity::new("n1");
         let task = tokio::spawn(follow(identity, received, changes, cluster));

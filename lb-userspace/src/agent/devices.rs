@@ -7,7 +7,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     error::Error,
     net::IpAddr,
-    sync::{Arc, mpsc as blocking},
+    sync::Arc,
     time::Duration,
 };
 
@@ -16,7 +16,7 @@ use tracing::{info, warn};
 
 use super::cluster::Cluster;
 use crate::{
-    apply::{self, Status},
+    apply::{self, Inbox, Status},
     load::{Attachments, OnUplink, Target, UplinkHook},
     model::NodeFacts,
     node::host::{Host, Kept},
@@ -63,7 +63,7 @@ pub(super) struct Followed {
 pub(super) async fn follow(
     mut equipment: Equipment,
     mut followed: Followed,
-    changes: blocking::Sender<apply::Change>,
+    changes: Inbox,
     devices: watch::Sender<Devices>,
 ) {
     let mut known = Known::default();
@@ -81,7 +81,7 @@ pub(super) async fn follow(
             nodes,
         };
         if now.facts != known.facts {
-            let _ = changes.send(apply::Change::Facts(Arc::new(now.facts.clone())));
+            changes.send(apply::Change::Facts(Arc::new(now.facts.clone())));
         }
         let failed = !devices.borrow().failures.is_empty();
         if now != known || failed || look.elapsed() >= NEXT_HOPS {

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use tokio::{sync::watch, time};
 use tracing::warn;
 
-use super::{cluster::Cluster, devices::Devices};
+use super::{cluster::Cluster, devices::Devices, health::Checks};
 use crate::{apply::Status, config::Instance, gc::Swept, load::OnUplink, model::ServicePort};
 
 /// Time between two writings: changes in between are written together.
@@ -135,6 +135,7 @@ pub(super) struct Sources {
     pub(super) status: watch::Receiver<Status>,
     pub(super) devices: watch::Receiver<Devices>,
     pub(super) swept: watch::Receiver<Swept>,
+    pub(super) checks: watch::Receiver<Checks>,
     pub(super) max_flows: u32,
 }
 
@@ -168,6 +169,7 @@ pub(super) async fn write(mut sources: Sources) {
             changed = sources.status.changed() => changed,
             changed = sources.devices.changed() => changed,
             changed = sources.swept.changed() => changed,
+            changed = sources.checks.changed() => changed,
         };
         if changed.is_err() {
             return;
@@ -193,11 +195,13 @@ impl Sources {
             status,
             devices,
             swept,
+            checks,
             max_flows,
         } = self;
         let status = status.borrow_and_update().clone();
         let devices = devices.borrow_and_update().clone();
         let swept = *swept.borrow_and_update();
+        let checks = checks.borrow_and_update().clone();
         let cluster = cluster.borrow_and_update();
         let source_failures = cluster
             .source
@@ -231,9 +235,15 @@ impl Sources {
             next_hops: devices.kept.next_hops,
             next_hops_reminded: devices.kept.reminded,
             services: cluster.served.values().flatten().map(service).collect(),
-            problems: status.problems.iter().map(problem).collect(),
+            problems: status
+                .problems
+                .iter()
+                .chain(&checks.problems)
+                .map(problem)
+                .collect(),
             failures: source_failures
                 .chain(devices.failures)
+                .chain(checks.failures)
                 .chain(status.last_error)
                 .collect(),
             failed_writes: status

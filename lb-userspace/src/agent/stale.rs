@@ -14,30 +14,61 @@ use tracing::{info, warn};
 
 use super::cluster::Cluster;
 use crate::{
-    apply::Status,
+    apply::{Histogram, ROUNDS, Status},
     load::PinDirectory,
-    maps::flows::{self, Forward},
+    maps::flows::{self, Forward, Removed},
+    model::ServicePort,
 };
 
 /// Time between two walks of the flow tables: what happens in between is one walk.
 const PAUSE: Duration = Duration::from_millis(200);
 
+/// What walks have done since the start: IPv4 and IPv6.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Stale {
+    /// How long they took.
+    pub(super) walks: [Histogram; 2],
+    /// Flows that they have removed.
+    pub(super) removed: [u64; 2],
+}
+
+impl Default for Stale {
+    fn default() -> Self {
+        Self {
+            walks: [(); 2].map(|()| Histogram::new(ROUNDS)),
+            removed: [0; 2],
+        }
+    }
+}
+
+impl Stale {
+    /// Takes in one walk; gives how many flows it has removed.
+    fn add(&mut self, walk: [Removed; 2]) -> usize {
+        for (family, removed) in walk.iter().enumerate() {
+            self.walks[family].observe(removed.took);
+            self.removed[family] += removed.flows as u64;
+        }
+        walk.iter().map(|removed| removed.flows).sum()
+    }
+}
+
 /// Who may have UDP flows, by where their clients send to.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
-struct Serving {
+pub struct Serving {
     by_address: BTreeMap<(IpAddr, u16), BTreeSet<(IpAddr, u16)>>,
-    by_node_port: BTreeMap<u16, BTreeSet<(IpAddr, u16)>>,
+    /// By family (IPv6?) and port: one may be served while the other is not.
+    by_node_port: BTreeMap<(bool, u16), BTreeSet<(IpAddr, u16)>>,
 }
 
 impl Serving {
-    fn of(cluster: &Cluster) -> Self {
+    /// Who serves these Service ports.
+    pub fn of<'a>(ports: impl IntoIterator<Item = &'a ServicePort>) -> Self {
         let mut all = Self::default();
-        let ports = cluster.served.values().flatten();
-        for port in ports.filter(|port| port.id.protocol == Protocol::Udp) {
+        for port in ports.into_iter().filter(|port| port.id.protocol == Protocol::Udp) {
             for frontend in &port.frontends {
                 let serving = match frontend.address {
                     Some(address) => all.by_address.entry((address, frontend.port)).or_default(),
-                    None => all.by_node_port.entry(frontend.port).or_default(),
+                    None => all.by_node_port.entry((port.id.ipv6, frontend.port)).or_default(),
                 };
                 serving.extend(&port.serving);
             }
@@ -47,14 +78,15 @@ impl Serving {
 
     /// Whether a flow leads to somebody who no longer serves it. Where nobody serves at all there is nobody
     /// better either, and the flow stays.
-    fn has_lost(&self, flow: &Forward) -> bool {
+    #[must_use]
+    pub fn has_lost(&self, flow: &Forward) -> bool {
         if flow.protocol != Protocol::Udp as u8 {
             return false;
         }
-        let serving = self
-            .by_address
-            .get(&flow.frontend)
-            .or_else(|| self.by_node_port.get(&flow.frontend.1));
+        let serving = self.by_address.get(&flow.frontend).or_else(|| {
+            self.by_node_port
+                .get(&(flow.frontend.0.is_ipv6(), flow.frontend.1))
+        });
         match serving {
             Some(serving) => !serving.is_empty() && !serving.contains(&flow.backend),
             None => true, // the Service itself is gone
@@ -83,11 +115,12 @@ pub(super) async fn follow(
     mut status: watch::Receiver<Status>,
     pins: PinDirectory,
     inherited: bool,
+    stale: watch::Sender<Stale>,
 ) {
     let mut known = Serving::default();
     let mut first = inherited;
     loop {
-        let serving = Serving::of(&cluster.borrow_and_update());
+        let serving = Serving::of(cluster.borrow_and_update().served.values().flatten());
         if first || !serving.covers(&known) {
             // Only when new flows no longer get there: the other way round, one could come back.
             if status
@@ -101,11 +134,17 @@ pub(super) async fn follow(
             let removed =
                 spawn_blocking(move || flows::remove(|name| pins.map(name), |flow| serving.has_lost(flow)));
             match removed.await {
-                Ok(Ok(0)) | Err(_) => {}
-                Ok(Ok(removed)) => info!(
-                    removed,
-                    "UDP flows to endpoints that no longer serve are forgotten"
-                ),
+                Err(_) => {}
+                Ok(Ok(walk)) => {
+                    let mut removed = 0;
+                    stale.send_modify(|stale| removed = stale.add(walk));
+                    if removed > 0 {
+                        info!(
+                            removed,
+                            "UDP flows to endpoints that no longer serve are forgotten"
+                        );
+                    }
+                }
                 Ok(Err(error)) => {
                     warn!(%error, "UDP flows to endpoints that no longer serve cannot be removed");
                 }
@@ -136,7 +175,7 @@ mod tests {
                 (at("172.30.0.10:53"), pods.clone()),
                 (at("172.30.0.20:53"), BTreeSet::new()),
             ]),
-            by_node_port: BTreeMap::from([(30_053, pods)]),
+            by_node_port: BTreeMap::from([((false, 30_053), pods), ((true, 30_054), BTreeSet::new())]),
         }
     }
 
@@ -187,6 +226,11 @@ mod tests {
                 true,
                 "any node's port, backend gone",
                 flow(Protocol::Udp, "192.168.0.7:30053", "10.0.0.9:53"),
+            ),
+            (
+                true,
+                "the port is the other family's",
+                flow(Protocol::Udp, "192.168.0.7:30054", "10.0.0.9:53"),
             ),
         ] {
             assert_eq!(serving().has_lost(&flow), lost, "{why}: {flow:?}");

@@ -1,7 +1,6 @@
 //! The loop itself; what it writes is tested with the plan.
 
 use std::{
-    sync::mpsc,
     thread,
     time::{Duration, Instant},
 };
@@ -57,13 +56,13 @@ fn desired(count: u8) -> Change {
 
 /// Runs the reconciler, sends it the changes, and waits until `wanted` holds.
 fn run(fake: &Fake, store: MapStore, changes: Vec<Change>, wanted: impl Fn(&Status) -> bool) -> Status {
-    let reconciler = Reconciler::new(PlanSettings::default(), store);
+    let (sender, receiver) = channel();
+    let reconciler = Reconciler::new(PlanSettings::default(), store, sender.backlog());
     let status = reconciler.status();
-    let (sender, receiver) = mpsc::channel();
     let thread = thread::spawn(move || reconciler.run(&receiver));
-    changes
-        .into_iter()
-        .for_each(|change| sender.send(change).unwrap());
+    for change in changes {
+        sender.send(change);
+    }
     let deadline = Instant::now() + Duration::from_secs(20);
     while !wanted(&status.borrow()) {
         assert!(Instant::now() < deadline, "{:?}", *status.borrow());
@@ -147,4 +146,50 @@ fn problems_of_the_model_are_passed_on() {
         status.live == 1
     });
     assert_eq!(status.problems, [problem]);
+}
+
+#[test]
+fn what_waits_and_how_long_it_took_is_told_family_by_family() {
+    let (fake, store) = Fake::new();
+    let (inbox, receiver) = channel();
+    let backlog = inbox.backlog();
+    let mut reconciler = Reconciler::new(PlanSettings::default(), store, inbox.backlog());
+    let status = reconciler.status();
+    let change = |octet, triggered| {
+        let Change::Desired(mut update) = desired(octet) else {
+            panic!("it is one of the cluster")
+        };
+        update.other_nodes = None;
+        update.origins = Origins {
+            services: 1,
+            endpoints: 2,
+            triggered: [triggered, vec![]],
+        };
+        Change::Desired(update)
+    };
+    inbox.send(change(1, vec![]));
+    reconciler.fill(receiver.try_iter());
+    let full = |family: usize| status.borrow().pace[family].full.count();
+    assert_eq!((full(0), full(1)), (1, 0), "only IPv4 was concerned");
+    assert_eq!(backlog.waits().families[0].since, None);
+
+    fake.fail(1, 0);
+    let second_ago = SystemTime::now() - Duration::from_secs(1);
+    inbox.send(change(2, vec![second_ago]));
+    reconciler.fill(receiver.try_iter());
+    let waits = backlog.waits();
+    assert!(waits.families[0].since.is_some() && waits.families[1].since.is_none());
+    assert_eq!((waits.services.pending, waits.endpoints.pending), (1, 2));
+    let programmed = || status.borrow().pace[0].programming.clone();
+    assert_eq!(programmed().count(), 0, "it is not live yet");
+    assert_eq!(status.borrow().failed_rounds, 1);
+
+    fake.fail(0, 0);
+    reconciler.fill([]);
+    let waits = backlog.waits();
+    assert_eq!(waits.families[0].since, None);
+    assert_eq!((waits.services.pending, waits.endpoints.total), (0, 4));
+    assert_eq!(programmed().count(), 1);
+    assert!(programmed().sum() >= Duration::from_secs(1));
+    assert_eq!(status.borrow().pace[0].partial.count(), 2);
 }

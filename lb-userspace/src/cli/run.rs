@@ -106,11 +106,21 @@ pub(super) struct RunArgs {
     #[arg(long = "external-ip-ranges", value_name = "CIDR,...", value_delimiter = ',')]
     external_ip_ranges: Vec<Prefix>,
     /// Where load balancers and probes ask for this node's health (/healthz, /livez); `none`: nowhere.
-    #[arg(long, value_name = "ADDRESS:PORT", default_value = "0.0.0.0:10256", value_parser = listener)]
-    healthz_address: Listener,
-    /// Where metrics are served (/metrics); `none`: nowhere.
-    #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:10249", value_parser = listener)]
-    metrics_address: Listener,
+    #[arg(
+        long = "healthz-address",
+        value_name = "ADDRESS:PORT,...",
+        value_delimiter = ',',
+        default_value = "0.0.0.0:10256,[::]:10256"
+    )]
+    healthz_addresses: Vec<String>,
+    /// Where metrics are served (/metrics, /proxyMode); `none`: nowhere.
+    #[arg(
+        long = "metrics-address",
+        value_name = "ADDRESS:PORT,...",
+        value_delimiter = ',',
+        default_value = "127.0.0.1:10249"
+    )]
+    metrics_addresses: Vec<String>,
     /// How long a change may wait for the maps before this node counts as not healthy.
     #[arg(long, value_name = "SECONDS", default_value = "60", value_parser = seconds)]
     health_timeout: Duration,
@@ -134,10 +144,6 @@ enum PodDetection {
     /// Not at all.
     None,
 }
-
-/// An address to listen on, or `none`.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-struct Listener(Option<SocketAddr>);
 
 impl RunArgs {
     pub(super) fn config(self) -> Result<Config> {
@@ -163,8 +169,8 @@ impl RunArgs {
             pod_detection,
             localhost_nodeports,
             external_ip_ranges,
-            healthz_address: Listener(healthz_address),
-            metrics_address: Listener(metrics_address),
+            healthz_addresses,
+            metrics_addresses,
             health_timeout,
             test: TestArgs { fail_writes },
         } = self;
@@ -204,10 +210,10 @@ impl RunArgs {
             localhost_nodeports,
             external_ip_ranges,
             health: HealthSettings {
-                address: healthz_address,
+                addresses: listeners("--healthz-address", &healthz_addresses)?,
                 timeout: health_timeout,
             },
-            metrics_address,
+            metrics_addresses: listeners("--metrics-address", &metrics_addresses)?,
             test: TestSettings { fail_writes },
         })
     }
@@ -246,13 +252,19 @@ fn nodeport_ranges(words: &[String]) -> Result<Vec<Prefix>> {
         .collect()
 }
 
-fn listener(text: &str) -> Result<Listener, String> {
-    match text {
-        "none" => Ok(Listener(None)),
-        address => (address.parse())
-            .map(|address| Listener(Some(address)))
-            .map_err(|_| "write ADDRESS:PORT, such as 127.0.0.1:10249 or [::]:10256, or `none`".into()),
+/// The addresses of a flag; `none`: none.
+fn listeners(flag: &str, words: &[String]) -> Result<Vec<SocketAddr>> {
+    if words.iter().map(|word| word.trim()).eq(["none"]) {
+        return Ok(Vec::new());
     }
+    let address = |word: &String| {
+        word.trim().parse().with_context(|| {
+            format!(
+                "{flag}: {word:?}: write ADDRESS:PORT, such as 127.0.0.1:10249 or [::]:10256, or only `none`"
+            )
+        })
+    };
+    words.iter().map(address).collect()
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {
@@ -317,10 +329,14 @@ mod tests {
         let config = parse("--source dir --manifests . --node-name n1").unwrap();
         assert!(config.pod_detection && !config.masquerade_all && !config.localhost_nodeports);
         assert!(config.nodeport_addresses.is_empty() && config.external_ip_ranges.is_empty());
-        let address = |text: &str| Some(text.parse().unwrap());
-        assert_eq!(config.health.address, address("0.0.0.0:10256"));
+        let addresses =
+            |texts: &[&str]| -> Vec<SocketAddr> { texts.iter().map(|text| text.parse().unwrap()).collect() };
+        assert_eq!(
+            config.health.addresses,
+            addresses(&["0.0.0.0:10256", "[::]:10256"])
+        );
         assert_eq!(config.health.timeout, Duration::from_secs(60));
-        assert_eq!(config.metrics_address, address("127.0.0.1:10249"));
+        assert_eq!(config.metrics_addresses, addresses(&["127.0.0.1:10249"]));
         assert_eq!(config.test, TestSettings::default());
     }
 
@@ -336,9 +352,9 @@ mod tests {
         assert!(!config.pod_detection && config.masquerade_all && config.localhost_nodeports);
         assert_eq!(config.nodeport_addresses.len(), 2);
         assert_eq!(config.external_ip_ranges, ["198.51.100.0/24".parse().unwrap()]);
-        assert_eq!(config.health.address, Some("[::]:10256".parse().unwrap()));
+        assert_eq!(config.health.addresses, ["[::]:10256".parse().unwrap()]);
         assert_eq!(config.health.timeout, Duration::from_millis(500));
-        assert_eq!(config.metrics_address, None);
+        assert_eq!(config.metrics_addresses, []);
         assert_eq!(config.test.fail_writes, Some("/tmp/fail".into()));
     }
 

@@ -5,9 +5,12 @@
 //! checked here again, because manifests in a directory have passed no API server.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::{fmt, net::IpAddr};
+use std::{fmt, net::IpAddr, time::SystemTime};
 
-use k8s_openapi::api::{core::v1 as core, discovery::v1 as discovery};
+use k8s_openapi::{
+    api::{core::v1 as core, discovery::v1 as discovery},
+    jiff::Timestamp,
+};
 use kube::Resource;
 use lb_common::abi::Protocol;
 use serde::de::DeserializeOwned;
@@ -25,6 +28,10 @@ const HEADLESS: &str = "service.kubernetes.io/headless";
 const SERVICE_NAME: &str = "kubernetes.io/service-name";
 /// Names the zone of a Node.
 const ZONE: &str = "topology.kubernetes.io/zone";
+/// Taint of a Node that the cluster autoscaler is about to remove.
+const TO_BE_DELETED: &str = "ToBeDeletedByClusterAutoscaler";
+/// Says on an EndpointSlice when that changed which made it change.
+const TRIGGER_TIME: &str = "endpoints.kubernetes.io/last-change-trigger-time";
 /// The API's own default of `sessionAffinityConfig.clientIP.timeoutSeconds`, and its largest value.
 const AFFINITY_DEFAULT: i32 = 10_800;
 const AFFINITY_MAX: i32 = 86_400;
@@ -172,6 +179,7 @@ impl Object for discovery::EndpointSlice {
             endpoints: (self.endpoints.iter())
                 .filter_map(|one| endpoint(one, ipv6, &mut report))
                 .collect(),
+            triggered: trigger_time(self.metadata.annotations.as_ref()),
             key,
         });
         report.finish(change)
@@ -217,6 +225,9 @@ impl Object for core::Node {
                 .and_then(|labels| labels.get(ZONE))
                 .filter(|zone| !zone.is_empty())
                 .cloned(),
+            leaving: self.meta().deletion_timestamp.is_some()
+                || (spec.and_then(|spec| spec.taints.as_ref()).into_iter().flatten())
+                    .any(|taint| taint.key == TO_BE_DELETED),
             ready: !conditions
                 .into_iter()
                 .any(|c| c.type_ == "Ready" && c.status != "True"),
@@ -352,6 +363,12 @@ fn ingress(service: &core::Service, report: &mut Report) -> Vec<Ingress> {
             Some(Ingress { address, proxied })
         })
         .collect()
+}
+
+/// A time that cannot be read is none: it only serves to measure.
+fn trigger_time(annotations: Option<&BTreeMap<String, String>>) -> Option<SystemTime> {
+    let time: Timestamp = annotations?.get(TRIGGER_TIME)?.parse().ok()?;
+    Some(time.into())
 }
 
 /// A port without a name or a number stands for "any", which there is no Service port for.

@@ -5,9 +5,7 @@
 
 use std::{io, path::PathBuf, sync::Arc};
 
-use lb_common::abi::Family;
-
-use super::{FamilyMaps, MapError, MapStore, Table};
+use super::{MapError, MapStore, Table, Wrap};
 
 /// Asked before every write whether it fails.
 type Condition = Arc<dyn Fn() -> bool + Send + Sync>;
@@ -57,56 +55,20 @@ pub fn while_exists(file: PathBuf, store: MapStore) -> MapStore {
 /// `store`, but each write of it fails for which `fails` is true.
 #[must_use]
 pub fn when(fails: impl Fn() -> bool + Send + Sync + 'static, store: MapStore) -> MapStore {
-    use lb_common::abi::names;
-    let fails: &Condition = &(Arc::new(fails) as Condition);
-    let MapStore {
-        node,
-        devices,
-        maglev,
-        v4,
-        v6,
-        grace,
-    } = store;
-    MapStore {
-        node: faulty(names::NODE, fails, node),
-        devices: faulty(names::DEVICES, fails, devices),
-        maglev: faulty(names::MAGLEV, fails, maglev),
-        v4: family(fails, v4),
-        v6: family(fails, v6),
-        grace,
-    }
+    store.wrapped(&Fails(Arc::new(fails)))
 }
 
-fn family<F: Family>(fails: &Condition, maps: FamilyMaps<F>) -> FamilyMaps<F> {
-    use lb_common::abi::names;
-    let FamilyMaps {
-        addresses,
-        sources,
-        frontends,
-        services,
-        sets,
-        backends,
-    } = maps;
-    FamilyMaps {
-        addresses: faulty(names::ADDRESSES[F::INDEX], fails, addresses),
-        sources: faulty(names::SOURCES[F::INDEX], fails, sources),
-        frontends: faulty(names::FRONTENDS[F::INDEX], fails, frontends),
-        services: faulty(names::SERVICES[F::INDEX], fails, services),
-        sets: faulty(names::SETS[F::INDEX], fails, sets),
-        backends: faulty(names::BACKENDS[F::INDEX], fails, backends),
-    }
-}
+struct Fails(Condition);
 
-fn faulty<K: 'static, V: 'static>(
-    name: &'static str,
-    fails: &Condition,
-    inner: Box<dyn Table<K, V>>,
-) -> Box<dyn Table<K, V>> {
-    Box::new(Faulty {
-        name,
-        fails: Arc::clone(fails),
-        inner,
-    })
+impl Wrap for Fails {
+    fn wrap<K: 'static, V: 'static>(
+        &self,
+        name: &'static str,
+        inner: Box<dyn Table<K, V>>,
+    ) -> Box<dyn Table<K, V>> {
+        let fails = Arc::clone(&self.0);
+        Box::new(Faulty { name, fails, inner })
+    }
 }
 
 #[cfg(test)]

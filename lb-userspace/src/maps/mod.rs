@@ -2,6 +2,7 @@
 
 pub mod audit;
 pub mod bpf;
+pub mod counted;
 pub mod counters;
 mod dump;
 pub mod fake;
@@ -12,4 +13,4 @@ mod store;
 mod text;
 
 pub use dump::{Dump, FamilyDump};
-pub use store::{FamilyMaps, MapError, MapStore, Prefix, Table};
+pub use store::{FamilyMaps, MapError, MapStore, Prefix, Table, Wrap};

@@ -5,7 +5,7 @@
 use std::io;
 
 use lb_common::abi::{
-    Address, Backend, Device, Family, Frontend, FrontendKey, Node, Rows, Service, Set, Source, V4, V6,
+    Address, Backend, Device, Family, Frontend, FrontendKey, Node, Rows, Service, Set, Source, V4, V6, names,
 };
 use thiserror::Error;
 
@@ -60,6 +60,16 @@ pub struct FamilyMaps<F: Family> {
     pub backends: Box<dyn Table<u32, Backend<F::Addr>>>,
 }
 
+/// Puts something between a map and its writer.
+pub trait Wrap {
+    /// The same map, with that in between.
+    fn wrap<K: 'static, V: 'static>(
+        &self,
+        name: &'static str,
+        table: Box<dyn Table<K, V>>,
+    ) -> Box<dyn Table<K, V>>;
+}
+
 /// All maps that the agent writes.
 pub struct MapStore {
     /// One element.
@@ -74,4 +84,49 @@ pub struct MapStore {
     pub v6: FamilyMaps<V6>,
     /// Waits for a grace period.
     pub grace: Box<dyn FnMut() + Send>,
+}
+
+impl MapStore {
+    /// The same maps, each wrapped.
+    #[must_use]
+    pub fn wrapped(self, wrap: &impl Wrap) -> Self {
+        let Self {
+            node,
+            devices,
+            maglev,
+            v4,
+            v6,
+            grace,
+        } = self;
+        Self {
+            node: wrap.wrap(names::NODE, node),
+            devices: wrap.wrap(names::DEVICES, devices),
+            maglev: wrap.wrap(names::MAGLEV, maglev),
+            v4: v4.wrapped(wrap),
+            v6: v6.wrapped(wrap),
+            grace,
+        }
+    }
+}
+
+impl<F: Family> FamilyMaps<F> {
+    fn wrapped(self, wrap: &impl Wrap) -> Self {
+        let Self {
+            addresses,
+            sources,
+            frontends,
+            services,
+            sets,
+            backends,
+        } = self;
+        let index = F::INDEX;
+        Self {
+            addresses: wrap.wrap(names::ADDRESSES[index], addresses),
+            sources: wrap.wrap(names::SOURCES[index], sources),
+            frontends: wrap.wrap(names::FRONTENDS[index], frontends),
+            services: wrap.wrap(names::SERVICES[index], services),
+            sets: wrap.wrap(names::SETS[index], sets),
+            backends: wrap.wrap(names::BACKENDS[index], backends),
+        }
+    }
 }

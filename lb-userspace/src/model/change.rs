@@ -1,6 +1,6 @@
 //! What the sources report: one change of one object.
 
-use std::fmt;
+use std::{fmt, time::SystemTime};
 
 use super::{EndpointSlice, NodeObject, Problem, Service};
 
@@ -27,6 +27,33 @@ impl ObjectKey {
 impl fmt::Display for ObjectKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
+
+/// Where a change of what is served comes from.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct Origins {
+    /// Changes of Services.
+    pub services: u64,
+    /// Changes of EndpointSlices of Services.
+    pub endpoints: u64,
+    /// When endpoints changed in the cluster, as far as slices say so: IPv4 and IPv6.
+    pub triggered: [Vec<SystemTime>; 2],
+}
+
+impl Origins {
+    /// Adds what came later.
+    pub fn merge(&mut self, later: Self) {
+        let Self {
+            services,
+            endpoints,
+            triggered,
+        } = later;
+        self.services += services;
+        self.endpoints += endpoints;
+        for (all, more) in self.triggered.iter_mut().zip(triggered) {
+            all.extend(more);
+        }
     }
 }
 

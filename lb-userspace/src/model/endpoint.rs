@@ -1,6 +1,6 @@
 //! Endpoints: who can answer for a Service.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, time::SystemTime};
 
 use lb_common::abi::Protocol;
 
@@ -19,6 +19,8 @@ pub struct EndpointSlice {
     pub ports: Vec<EndpointPort>,
     /// Its endpoints.
     pub endpoints: Vec<Endpoint>,
+    /// When that changed in the cluster which last made it change.
+    pub triggered: Option<SystemTime>,
 }
 
 /// A port that all endpoints of a slice listen on.

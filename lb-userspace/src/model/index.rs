@@ -13,8 +13,8 @@ use std::{
 use lb_common::abi::FrontendKind;
 
 use super::{
-    BackendEndpoint, Candidate, Change, DesiredState, Endpoint, EndpointSlice, NodeObject, ObjectKey, Port,
-    Problem, Scopes, Service, ServicePort, ServicePortId,
+    BackendEndpoint, Candidate, Change, DesiredState, Endpoint, EndpointSlice, NodeObject, ObjectKey,
+    Origins, Port, Problem, Scopes, Service, ServicePort, ServicePortId,
     address::is_inside,
     claims::{Claim, Claims},
     select,
@@ -65,6 +65,17 @@ pub struct Changed {
     pub nodes: bool,
     /// [`Index::problems`] may differ.
     pub problems: bool,
+    /// What made Services differ.
+    pub origins: Origins,
+}
+
+/// What a load balancer is told of a Service on this node.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct HealthCheck {
+    /// The port that it asks.
+    pub port: u16,
+    /// Distinct addresses of ready endpoints here, over all ports of the Service and both families.
+    pub ready_here: usize,
 }
 
 impl Changed {
@@ -170,6 +181,33 @@ impl Index {
         ports
     }
 
+    /// What a load balancer is told of a Service; `None` if it is not to ask. Terminating endpoints do not
+    /// count, whether or not they serve: the balancer is to go elsewhere before they end.
+    #[must_use]
+    pub fn health_check(&self, key: &ObjectKey) -> Option<HealthCheck> {
+        let joined = self.services.get(key)?;
+        let service = joined.service.as_ref()?;
+        let port = service.health_check_port?;
+        let families = |port| [(port, false), (port, true)];
+        let endpoints = (service.ports.iter().flat_map(families))
+            .filter(|(_, ipv6)| service.serves(*ipv6))
+            .flat_map(|(port, ipv6)| self.merge(joined, port, ipv6));
+        let ready_here: BTreeSet<_> = endpoints
+            .filter(|(_, endpoint)| endpoint.ready && self.is_here(endpoint))
+            .map(|((address, _), _)| address)
+            .collect();
+        Some(HealthCheck {
+            port,
+            ready_here: ready_here.len(),
+        })
+    }
+
+    /// Whether any Node object is known.
+    #[must_use]
+    pub fn knows_nodes(&self) -> bool {
+        !self.nodes.is_empty()
+    }
+
     /// Addresses of all nodes but this one, sorted.
     #[must_use]
     pub fn other_nodes(&self) -> Vec<IpAddr> {
@@ -228,6 +266,7 @@ impl Index {
             }
             self.changed.problems |= self.claims.are_contested();
             self.changed.services.insert(key.clone());
+            self.changed.origins.services += 1;
             joined.service = service;
         }
         self.forget_if_empty(key);
@@ -248,6 +287,8 @@ impl Index {
         }
         if joined.service.is_some() {
             self.changed.services.insert(owner.clone());
+            self.changed.origins.endpoints += 1;
+            self.changed.origins.triggered[usize::from(slice.ipv6)].extend(slice.triggered);
         }
         self.owners.insert(slice.key.clone(), owner);
         joined.slices.insert(slice.key.name.clone(), slice);
@@ -261,6 +302,7 @@ impl Index {
             joined.slices.remove(&key.name);
             if joined.service.is_some() {
                 self.changed.services.insert(owner.clone());
+                self.changed.origins.endpoints += 1;
             }
         }
         self.forget_if_empty(&owner);
@@ -433,6 +475,8 @@ fn endpoint_port_matches(endpoint: &super::EndpointPort, port: &Port) -> bool {
     endpoint.name == port.name && endpoint.protocol == port.protocol
 }
 
+#[cfg(test)]
+mod checks;
 #[cfg(test)]
 mod limits;
 #[cfg(test)]

@@ -12,11 +12,11 @@ mod select;
 mod service;
 
 pub use address::{is_inside, is_reachable, parse_address, parse_prefix};
-pub use change::{Change, ObjectKey};
+pub use change::{Change, ObjectKey, Origins};
 pub use desired::{BackendEndpoint, DesiredState, FrontendAddress, Problem, ServicePort, ServicePortId};
 pub use endpoint::{Endpoint, EndpointPort, EndpointSlice};
 pub use facts::{DeviceFacts, NodeFacts};
-pub use index::{Changed, Index, NodeIdentity};
+pub use index::{Changed, HealthCheck, Index, NodeIdentity};
 pub use node::NodeObject;
 pub use select::{Candidate, Scopes, Selection, select};
 pub use service::{Ingress, Port, Service, SourceRanges};

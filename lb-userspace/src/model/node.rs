@@ -11,6 +11,9 @@ pub struct NodeObject {
     pub zone: Option<String>,
     /// Its condition Ready is neither False nor Unknown. Without that condition (a manifest): true.
     pub ready: bool,
+    /// It is about to go: its object is being deleted, or the cluster autoscaler has marked it. Load balancers
+    /// are to leave it while it still serves.
+    pub leaving: bool,
     /// Addresses of type InternalIP, sorted. ExternalIPs are left out: several nodes may share one that
     /// belongs to a gateway in front of them.
     pub addresses: Vec<IpAddr>,

@@ -179,12 +179,17 @@ impl Planner {
     /// [`Planner::next_due`].
     #[must_use]
     pub fn is_settled(&self) -> bool {
-        self.node.is_settled()
+        self.settled_families() == [true, true]
+    }
+
+    /// The same for each family, IPv4 and IPv6: what they share counts for both.
+    #[must_use]
+    pub fn settled_families(&self) -> [bool; 2] {
+        let shared = self.node.is_settled()
             && self.devices.is_settled()
             && self.tables.unwritten().next().is_none()
-            && !self.tables.awaits_grace()
-            && self.v4.is_settled()
-            && self.v6.is_settled()
+            && !self.tables.awaits_grace();
+        [shared && self.v4.is_settled(), shared && self.v6.is_settled()]
     }
 
     /// When there will be something to write even if nothing changes.

@@ -2,6 +2,7 @@
 
 mod collection;
 pub mod directory;
+pub mod events;
 pub mod kubernetes;
 mod manifest;
 mod watch;

@@ -23,7 +23,7 @@ pub(crate) use agents::agent_path;
 const PORTS: u16 = 2800;
 /// How long a change may take until all agents have it in their maps. (To start, an agent has the kernel verify its
 /// programs: a second of work, on a machine that may be busy.)
-const SETTLED: Duration = Duration::from_secs(60);
+pub(crate) const SETTLED: Duration = Duration::from_secs(60);
 
 /// A running cluster. Dropping it ends agents, programs and namespaces.
 pub(crate) struct Cluster {

@@ -6,6 +6,8 @@ mod cluster;
 mod detach;
 mod dump;
 mod flood;
+mod health;
+mod kubectl;
 mod kubernetes;
 mod load;
 mod lost;

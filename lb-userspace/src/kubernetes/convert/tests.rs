@@ -1,5 +1,7 @@
 //! Manifests as people write them, and what becomes of them.
 
+use std::time::Duration;
+
 use super::*;
 
 fn read<K: Object>(manifest: &str) -> Converted {
@@ -329,7 +331,11 @@ fn a_health_check_port_is_that_of_a_load_balancer_with_policy_local() {
 fn a_slice_is_converted_field_by_field_with_the_defaults_of_its_conditions() {
     let (slice, problems) = slice(
         "
-metadata: {name: web-1, namespace: shop, labels: {kubernetes.io/service-name: web}}
+metadata:
+  name: web-1
+  namespace: shop
+  labels: {kubernetes.io/service-name: web}
+  annotations: {endpoints.kubernetes.io/last-change-trigger-time: '2026-01-02T03:04:05.5Z'}
 addressType: IPv4
 ports:
 - {name: http, port: 8080}
@@ -375,6 +381,7 @@ endpoints:
                 },
                 endpoint("10.180.0.3", true, false, false),
             ],
+            triggered: Some(SystemTime::UNIX_EPOCH + Duration::from_millis(1_767_323_045_500)),
         }
     );
     assert_eq!(problems, Vec::<String>::new());
@@ -465,6 +472,7 @@ status:
         name: "node-b".into(),
         zone: Some("zone-b".into()),
         ready: true,
+        leaving: false,
         addresses: vec![ip("192.168.0.3"), ip("2001:db8:0:1::3")],
         pod_prefixes: vec![(ip("10.180.1.0"), 24), (ip("fd00:10:180:1::"), 64)],
     };
@@ -500,5 +508,50 @@ fn an_empty_zone_label_is_no_zone() {
     match read::<core::Node>(text).change {
         Change::NodeApplied(node) => assert_eq!(node.zone, None),
         other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_node_is_leaving_if_it_is_being_deleted_or_the_autoscaler_has_marked_it() {
+    for (what, node, expected) in [
+        ("plain", "{metadata: {name: n}}", false),
+        (
+            "another taint",
+            "{metadata: {name: n}, spec: {taints: [{key: node.kubernetes.io/unschedulable, effect: NoSchedule}]}}",
+            false,
+        ),
+        (
+            "marked",
+            "{metadata: {name: n}, spec: {taints: [{key: ToBeDeletedByClusterAutoscaler, effect: NoSchedule}]}}",
+            true,
+        ),
+        (
+            "being deleted",
+            "{metadata: {name: n, deletionTimestamp: '2026-01-02T03:04:05Z'}}",
+            true,
+        ),
+    ] {
+        match read::<core::Node>(node).change {
+            Change::NodeApplied(node) => assert_eq!(node.leaving, expected, "{what}"),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[test]
+fn a_trigger_time_that_cannot_be_read_is_none_and_no_problem() {
+    for (text, expected) in [
+        ("'2026-01-02T03:04:05Z'", true),
+        ("'2026-01-02T03:04:05.123456789+01:00'", true),
+        ("yesterday", false),
+        ("''", false),
+    ] {
+        let (slice, problems) = slice(&format!(
+            "{{metadata: {{name: s, labels: {{kubernetes.io/service-name: web}}, \
+             annotations: {{endpoints.kubernetes.io/last-change-trigger-time: {text}}}}}, \
+             addressType: IPv4, endpoints: []}}"
+        ));
+        assert_eq!(slice.triggered.is_some(), expected, "{text}");
+        assert_eq!(problems, Vec::<String>::new());
     }
 }

@@ -46,6 +46,7 @@ pub(super) fn slice(name: &str, endpoints: Vec<Endpoint>) -> EndpointSlice {
             port: 8080,
         }],
         endpoints,
+        triggered: None,
     }
 }
 
@@ -74,6 +75,7 @@ pub(super) fn node(name: &str, zone: &str, ready: bool, address: &str) -> NodeOb
         name: name.into(),
         zone: Some(zone.to_owned()).filter(|zone| !zone.is_empty()),
         ready,
+        leaving: false,
         addresses: vec![ip(address)],
         pod_prefixes: vec![],
     }
