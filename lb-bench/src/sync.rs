@@ -7,12 +7,11 @@ mod watched;
 
 use std::{
     path::Path,
-    sync::mpsc,
     thread,
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use clap::ValueEnum;
 use lb_common::abi::{Rows, names};
 use lb_userspace::{apply, model::Change};
@@ -221,16 +220,17 @@ fn events(document: &mut Document) -> Result<()> {
     say("events, one at a time");
     let mut site = Site::new()?;
     site.apply(changes(SERVICES, Endpoints::Each(ENDPOINTS)))?;
-    let (sender, receiver) = mpsc::channel();
     let status = site.reconciler.status();
-    let account = site.account.clone();
     // As in the agent, objects and reconciler are on threads of their own.
     let Site {
         mut objects,
         reconciler,
+        account,
+        inbox,
+        changes,
         ..
     } = site;
-    let thread = thread::spawn(move || reconciler.run(&receiver));
+    let thread = thread::spawn(move || reconciler.run(&changes));
     let mut times = Vec::new();
     for n in 0..CHANGES {
         thread::sleep(REST);
@@ -238,9 +238,7 @@ fn events(document: &mut Document) -> Result<()> {
         let change = one_endpoint(spread(n, SERVICES), 1);
         let start = Instant::now();
         let update = objects.update([change]);
-        sender
-            .send(apply::Change::Desired(update))
-            .context("the reconciler has ended")?;
+        inbox.send(apply::Change::Desired(update));
         let switched = loop {
             if let Some(switched) = account.switched() {
                 break switched;
@@ -254,7 +252,7 @@ fn events(document: &mut Document) -> Result<()> {
             thread::sleep(Duration::from_millis(1));
         }
     }
-    drop(sender);
+    drop(inbox);
     thread
         .join()
         .map_err(|_| anyhow::anyhow!("the reconciler has panicked"))?;

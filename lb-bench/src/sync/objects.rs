@@ -103,6 +103,7 @@ pub(crate) fn slice(number: u32, endpoints: impl IntoIterator<Item = u32>) -> En
             port: 8080,
         }],
         endpoints: endpoints.into_iter().map(endpoint).collect(),
+        triggered: None,
     }
 }
 

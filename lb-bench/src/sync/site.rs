@@ -1,12 +1,12 @@
 //! The agent's stages without a cluster: objects in, real maps written.
 
-use std::sync::Arc;
+use std::sync::{Arc, mpsc::Receiver};
 
 use anyhow::{Context, Result, ensure};
 use aya::{Ebpf, EbpfLoader};
 use lb_common::abi::{Addr4, names};
 use lb_userspace::{
-    apply::{self, Reconciler, Update},
+    apply::{self, Inbox, Reconciler, Update},
     load, maps,
     model::{Change, Index, NodeFacts, NodeIdentity},
     plan::{Capacities, PlanSettings},
@@ -22,6 +22,9 @@ pub(crate) struct Site {
     pub(crate) objects: Objects,
     pub(crate) reconciler: Reconciler,
     pub(crate) account: Account,
+    /// The way to the reconciler, if it runs by itself.
+    pub(crate) inbox: Inbox,
+    pub(crate) changes: Receiver<apply::Change>,
     /// Owns what the programs would use.
     _ebpf: Ebpf,
 }
@@ -49,7 +52,8 @@ impl Site {
             },
             ..PlanSettings::default()
         };
-        let mut reconciler = Reconciler::new(settings, store);
+        let (inbox, changes) = apply::channel();
+        let mut reconciler = Reconciler::new(settings, store, inbox.backlog());
         let own = std::net::Ipv4Addr::from(Addr4 {
             bytes: [192, 0, 2, 10],
         })
@@ -65,6 +69,8 @@ impl Site {
             objects: Objects(Index::new(NodeIdentity::new("node-0"))),
             reconciler,
             account,
+            inbox,
+            changes,
             _ebpf: ebpf,
         })
     }
