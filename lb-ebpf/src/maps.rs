@@ -13,7 +13,10 @@ use lb_common::{
     net::{Look, Quote, Refusal, Scratch, TooBig},
 };
 
-use crate::mtu::Whole;
+use crate::{
+    hops::{HOPS, Hop},
+    mtu::Whole,
+};
 
 /// `BPF_F_MMAPABLE`: the agent writes tables through memory.
 const MMAPABLE: usize = 1 << 10;
@@ -96,6 +99,10 @@ pub(crate) static whole: PerCpuArray<Whole, 1> = PerCpuArray::new();
 pub(crate) static workspace4: PerCpuArray<Workspace<Addr4>, 1> = PerCpuArray::new();
 #[btf_map]
 pub(crate) static workspace6: PerCpuArray<Workspace<Addr6>, 1> = PerCpuArray::new();
+#[btf_map]
+pub(crate) static hops4: PerCpuArray<Hop<Addr4>, HOPS> = PerCpuArray::new();
+#[btf_map]
+pub(crate) static hops6: PerCpuArray<Hop<Addr6>, HOPS> = PerCpuArray::new();
 
 /// The maps of one address family.
 pub(crate) trait Maps: TooBig {
@@ -119,6 +126,8 @@ pub(crate) trait Maps: TooBig {
     fn backends() -> &'static Backends<Self::Addr>;
     /// `workspace4` or `workspace6`.
     fn workspace() -> &'static PerCpuArray<Workspace<Self::Addr>, 1>;
+    /// `hops4` or `hops6`.
+    fn hops() -> &'static PerCpuArray<Hop<Self::Addr>, HOPS>;
 }
 
 macro_rules! family {
@@ -140,6 +149,7 @@ family! { V4, Addr4:
     sets = sets4: Sets,
     backends = backends4: Backends<Addr4>,
     workspace = workspace4: PerCpuArray<Workspace<Addr4>, 1>,
+    hops = hops4: PerCpuArray<Hop<Addr4>, HOPS>,
 }
 
 family! { V6, Addr6:
@@ -153,4 +163,5 @@ family! { V6, Addr6:
     sets = sets6: Sets,
     backends = backends6: Backends<Addr6>,
     workspace = workspace6: PerCpuArray<Workspace<Addr6>, 1>,
+    hops = hops6: PerCpuArray<Hop<Addr6>, HOPS>,
 }

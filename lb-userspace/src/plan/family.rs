@@ -49,6 +49,8 @@ pub(super) struct FamilyPlanner<F: Family> {
     pub(super) frontends: Entries<FrontendKey<F::Addr>, Frontend>,
     pub(super) addresses: Addresses<F>,
     pub(super) sources: Entries<(F::Addr, u8), Source>,
+    /// Service ports that are live, and their backends.
+    live: (usize, usize),
     capacities: Capacities,
 }
 
@@ -96,6 +98,7 @@ impl<F: Family> FamilyPlanner<F> {
             frontends: Entries::default(),
             addresses: Addresses::default(),
             sources: Entries::default(),
+            live: (0, 0),
             capacities,
         }
     }
@@ -150,12 +153,14 @@ impl<F: Family> FamilyPlanner<F> {
             return;
         };
         self.claim(index, BTreeMap::new(), now + settings.linger);
+        let share = self.share(index);
         let port = self.ports.get_mut(&index).expect("an id leads to a port");
         port.removing = true;
         self.open.insert(index);
         if let Some(draft) = port.draft.take() {
             self.give_back(draft.lease, tables);
         }
+        self.recount(index, share);
         let port = &self.ports[&index];
         if port.live.is_none() && port.referrers == 0 {
             self.forget(index);
@@ -327,18 +332,26 @@ impl<F: Family> FamilyPlanner<F> {
 
     /// How many service ports are live, and with how many backends.
     pub(super) fn live(&self) -> (usize, usize) {
-        let live = self
-            .ports
-            .values()
-            .filter(|port| !port.removing)
-            .filter_map(|port| port.live.as_ref());
-        live.fold((0, 0), |(ports, backends), lease| {
-            (ports + 1, backends + lease.arrangement.backends.len())
-        })
+        self.live
+    }
+
+    /// A port's share in [`FamilyPlanner::live`].
+    fn share(&self, index: u32) -> (usize, usize) {
+        let port = self.ports.get(&index).filter(|port| !port.removing);
+        port.and_then(|port| port.live.as_ref())
+            .map_or((0, 0), |lease| (1, lease.arrangement.backends.len()))
+    }
+
+    /// Notes that a port's share was `before`.
+    fn recount(&mut self, index: u32, before: (usize, usize)) {
+        let now = self.share(index);
+        self.live.0 = self.live.0 + now.0 - before.0;
+        self.live.1 = self.live.1 + now.1 - before.1;
     }
 
     /// The word has been switched to the draft.
     fn switched(&mut self, index: u32, tables: &mut Tables) {
+        let share = self.share(index);
         let port = self.port(index);
         let draft = port.draft.take().expect("a word is switched to a draft");
         port.generation = port.generation.wrapping_add(1);
@@ -349,6 +362,7 @@ impl<F: Family> FamilyPlanner<F> {
         if let Some(before) = before {
             self.release(before, tables);
         }
+        self.recount(index, share);
     }
 
     fn check_frontends(&self, port: &ServicePort) -> Result<(), Unplaced> {
@@ -414,6 +428,7 @@ impl<F: Family> FamilyPlanner<F> {
 
     /// Makes `lease` the port's draft; without one, its newest set is already as it should be.
     fn stage(&mut self, index: u32, lease: Option<Lease<F>>, tables: &mut Tables) {
+        let share = self.share(index);
         let port = self.port(index);
         port.removing = false;
         let draft = lease.map(|lease| Draft {
@@ -431,6 +446,7 @@ impl<F: Family> FamilyPlanner<F> {
         } else {
             self.open.remove(&index);
         }
+        self.recount(index, share);
     }
 
     /// Makes exactly these the port's frontends; an address that loses its last one stays `until`.
@@ -476,9 +492,11 @@ impl<F: Family> FamilyPlanner<F> {
     }
 
     fn forget(&mut self, index: u32) -> Port<F> {
+        let share = self.share(index);
         let port = self.ports.remove(&index).expect("a removed port exists");
         self.ids.remove(&port.id);
         self.open.remove(&index);
+        self.recount(index, share);
         port
     }
 
