@@ -104,6 +104,8 @@ fn open<F: Maps>(packet: &Tc, scratch: &mut Scratch<F::Addr>, hook: Hook, kind: 
                 (Hook::HostOut, Kind::Passed) if scratch.parsed.flags & tcp_flag::RST != 0 => {
                     Outcome::DroppedUnknownFlow
                 }
+                // Routed here with the whole range of the Services' addresses.
+                (Hook::HostOut, Kind::Passed) if outcome == Outcome::PassedNotOurs => Outcome::DroppedNoService,
                 (Hook::HostOut, Kind::Passed) => Outcome::RejectedNoFrontend,
                 _ => outcome,
             };

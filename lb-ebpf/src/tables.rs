@@ -2,17 +2,20 @@
 #![allow(unsafe_code)]
 
 use aya_ebpf::{
-    bindings::{BPF_FIB_LOOKUP_SKIP_NEIGH, BPF_NOEXIST, bpf_fib_lookup as FibParams},
+    bindings::{BPF_FIB_LOOKUP_SKIP_NEIGH, BPF_NOEXIST, bpf_fib_lookup as FibParams, bpf_sock_tuple},
     btf_maps::lpm_trie,
-    helpers::generated::{bpf_fib_lookup, bpf_ktime_get_coarse_ns},
+    helpers::generated::{
+        bpf_fib_lookup, bpf_ktime_get_coarse_ns, bpf_sk_lookup_udp, bpf_sk_release, bpf_skc_lookup_tcp,
+    },
 };
 use core::ffi::c_void;
 use lb_common::{
     abi::{
-        Address, Backend, Device, Event, Flow, Frontend, FrontendKey, Node, Set, SourceClass, State, Tuple,
+        Address, Affinity, AffinityKey, Backend, Device, Event, Flow, Frontend, FrontendKey, Node, Protocol,
+        RangeKey, Set, SourceClass, State, Tuple,
     },
     maglev,
-    net::{Created, Tables},
+    net::{Created, Tables, range_bits},
 };
 
 use crate::{
@@ -38,6 +41,13 @@ const EBUSY: i32 = -16;
 const EEXIST: i32 = -17;
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
+
+/// `BPF_F_CURRENT_NETNS`: that of the device.
+const OWN_NAMESPACE: u64 = u64::MAX;
+/// Length of an IPv4 socket's tuple.
+const SOCKET4: u32 = 12;
+/// Length of an IPv6 socket's tuple.
+const SOCKET6: u32 = 36;
 
 /// This CPU's working memory. Programs do not interrupt each other on a CPU, and none uses it twice.
 #[inline(always)]
@@ -100,6 +110,35 @@ impl<F: Maps> Tables<F> for Kernel {
     #[inline(always)]
     fn backend(&self, index: u32) -> Option<&Backend<F::Addr>> {
         F::backends().get(index)
+    }
+
+    #[inline(always)]
+    fn is_in_range(&self, key: &RangeKey<F::Addr>) -> bool {
+        F::ranges()
+            .get(&lpm_trie::Key::new(range_bits::<F>(), *key))
+            .is_some()
+    }
+
+    #[inline(always)]
+    fn affinity(&self, key: &AffinityKey<F::Addr>) -> Option<&Affinity<F::Addr>> {
+        // SAFETY: a record may change into another client's while it is read, since this kind of map uses its elements
+        // again at once. Whatever is read is checked against the backends in use.
+        unsafe { F::affinities().get(key) }
+    }
+
+    #[inline(always)]
+    fn refresh_affinity(&self, key: &AffinityKey<F::Addr>, tick: u32, timeout: u32) {
+        if let Some(record) = F::affinities().get_ptr_mut(key) {
+            // SAFETY: the pointer is valid until the program ends; each field is one word, and the last writer wins.
+            unsafe { (*record).seen = tick };
+            // SAFETY: as above.
+            unsafe { (*record).timeout = timeout };
+        }
+    }
+
+    #[inline(always)]
+    fn put_affinity(&self, key: &AffinityKey<F::Addr>, affinity: &Affinity<F::Addr>) -> bool {
+        F::affinities().insert(key, affinity, 0).is_ok()
     }
 
     #[inline(always)]
@@ -190,6 +229,25 @@ impl<F: Maps> Tables<F> for Kernel {
     }
 
     #[inline(always)]
+    fn is_connected(&self, tuple: &Tuple<F::Addr>) -> bool {
+        let tcp = tuple.protocol == Protocol::Tcp as u8;
+        if !tcp && tuple.protocol != Protocol::Udp as u8 {
+            return false; // the kernel has no helper for it
+        }
+        let mut found = 0;
+        if F::ADDR_LEN == 4 {
+            let ([source, ..], [destination, ..]) = (words::<F>(tuple.source), words::<F>(tuple.destination));
+            let ports = [tuple.source_port.to_be(), tuple.destination_port.to_be()];
+            socket4(self.ctx, tcp, [source, destination], ports, &mut found);
+        } else {
+            let (source, destination) = (words::<F>(tuple.source), words::<F>(tuple.destination));
+            let ports = [tuple.source_port.to_be(), tuple.destination_port.to_be()];
+            socket6(self.ctx, tcp, &[source, destination], ports, &mut found);
+        }
+        found != 0
+    }
+
+    #[inline(always)]
     fn tick(&self) -> u32 {
         tick()
     }
@@ -227,6 +285,54 @@ fn route6(ctx: *mut c_void, device: u32, source: &[u32; 4], destination: &[u32; 
     fib.__bindgen_anon_3.ipv6_src = *source;
     fib.__bindgen_anon_4.ipv6_dst = *destination;
     *out = look_up(ctx, &mut fib);
+}
+
+/// Whether a socket of the packet's own namespace is connected to its sender. Subprograms as [`route4`].
+#[inline(never)]
+fn socket4(ctx: *mut c_void, tcp: bool, addresses: [u32; 2], ports: [u16; 2], out: &mut u32) {
+    // SAFETY: plain old data, for which all zero is valid.
+    let mut tuple: bpf_sock_tuple = unsafe { core::mem::zeroed() };
+    let [source, destination] = addresses;
+    let [source_port, destination_port] = ports;
+    tuple.__bindgen_anon_1.ipv4.saddr = source;
+    tuple.__bindgen_anon_1.ipv4.daddr = destination;
+    tuple.__bindgen_anon_1.ipv4.sport = source_port;
+    tuple.__bindgen_anon_1.ipv4.dport = destination_port;
+    *out = is_connected(ctx, tcp, &mut tuple, SOCKET4);
+}
+
+/// As [`socket4`].
+#[inline(never)]
+fn socket6(ctx: *mut c_void, tcp: bool, addresses: &[[u32; 4]; 2], ports: [u16; 2], out: &mut u32) {
+    // SAFETY: plain old data, for which all zero is valid.
+    let mut tuple: bpf_sock_tuple = unsafe { core::mem::zeroed() };
+    let [source, destination] = addresses;
+    let [source_port, destination_port] = ports;
+    tuple.__bindgen_anon_1.ipv6.saddr = *source;
+    tuple.__bindgen_anon_1.ipv6.daddr = *destination;
+    tuple.__bindgen_anon_1.ipv6.sport = source_port;
+    tuple.__bindgen_anon_1.ipv6.dport = destination_port;
+    *out = is_connected(ctx, tcp, &mut tuple, SOCKET6);
+}
+
+#[inline(always)]
+fn is_connected(ctx: *mut c_void, tcp: bool, tuple: &mut bpf_sock_tuple, length: u32) -> u32 {
+    let socket = if tcp {
+        // SAFETY: the context is the program's own; the tuple is at least as long as said.
+        unsafe { bpf_skc_lookup_tcp(ctx, tuple, length, OWN_NAMESPACE, 0) }
+    } else {
+        // SAFETY: as above.
+        unsafe { bpf_sk_lookup_udp(ctx, tuple, length, OWN_NAMESPACE, 0) }
+    };
+    if socket.is_null() {
+        return 0;
+    }
+    // A socket that listens, or is not connected, has no peer.
+    // SAFETY: the socket is not null and still held; the verifier checks the field.
+    let port = unsafe { (*socket).dst_port };
+    // SAFETY: it is held, and released once.
+    unsafe { bpf_sk_release(socket.cast()) };
+    (port != 0) as u32
 }
 
 /// The device a route leads to, 0 if there is none. A missing neighbour does not matter: sending resolves it.

@@ -17,6 +17,12 @@ impl Address {
     pub const NODE_PORTS: u32 = 4;
     /// An address of another node. NodePorts of it are served at the source, for clients on this node only.
     pub const OTHER_NODE: u32 = 8;
+    /// A ClusterIP: a port that it does not have is refused.
+    pub const CLUSTER_IP: u32 = 16;
+    /// A LoadBalancer address or an externalIP, at present or until lately: what it does not serve goes on.
+    pub const EXTERNAL: u32 = 32;
+    /// A loopback address that NodePorts are served on, for what is sent by way of the loopback device only.
+    pub const LOCALHOST: u32 = 64;
 
     /// Whether all bits of `flags` are set.
     #[inline(always)]

@@ -25,6 +25,8 @@ pub struct Node {
 impl Node {
     /// Masquerade all ClusterIP traffic.
     pub const MASQUERADE_ALL: u32 = 1;
+    /// Pods are not told from other clients, so no ClusterIP traffic is masqueraded for being none of a pod.
+    pub const PODS_UNKNOWN: u32 = 2;
 }
 
 /// What kind of device a program is attached to.

@@ -8,7 +8,9 @@
 //! tuple. A forward half without its reverse half is never used for a new flow. A tuple that another flow
 //! owns is left to it: the new flow gets another source port.
 
-use crate::abi::{Action, DeviceKind, Event, Flow, FrontendKey, Kind, Outcome, Phase, State, Tuple};
+use crate::abi::{
+    Action, Affinity, AffinityKey, DeviceKind, Event, Flow, FrontendKey, Kind, Outcome, Phase, RangeKey, State, Tuple,
+};
 
 use super::{
     Net, Parsed, Tables,
@@ -53,6 +55,18 @@ pub struct Scratch<A> {
     pub new_port: u16,
     /// 1: the flow goes back to its own client.
     pub hairpin: u16,
+    /// 1: the source changes behind the routing decision, by a second translation.
+    pub second: u16,
+    /// Zero.
+    pub reserved: u16,
+    /// Hash of the client alone, with affinity.
+    pub hash_of_client: u32,
+    /// The client whose backend is looked up.
+    pub affinity_key: AffinityKey<A>,
+    /// The backend that a client had, or has now.
+    pub affinity: Affinity<A>,
+    /// The source that is looked up among the ranges.
+    pub range: RangeKey<A>,
 }
 
 /// What [`before`] comes to.
@@ -96,8 +110,7 @@ pub fn before<'a, F: Net, T: Tables<F>>(
     if installed != Outcome::ForwardedNew {
         return Before::Leave(installed);
     }
-    let from_pod = matches!(arrival.kind, DeviceKind::Pod | DeviceKind::BridgePort);
-    if from_pod && scratch.hairpin != 0 {
+    if scratch.second != 0 {
         // Second, since it begins with the source port that the first has found.
         let turned = turn(tables, arrival, scratch);
         let installed = if turned == Outcome::ForwardedNew {

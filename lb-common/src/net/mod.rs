@@ -6,12 +6,14 @@
 //! Nothing here touches a packet or a map by itself, so the code that runs in the kernel is the code that
 //! the tests on the host run.
 
+mod affinity;
 mod checksum;
 mod crc32c;
 mod cursor;
 mod decide;
 mod edit;
 mod flow;
+mod frontend;
 mod hash;
 mod install;
 mod open;
@@ -26,6 +28,7 @@ pub use cursor::Cursor;
 pub use decide::{Choice, Client, Scope, choose, client};
 pub use edit::{Differences, Edit, differences};
 pub use flow::{After, Arrival, Before, Scratch, after, before, sweep};
+pub use frontend::range_bits;
 pub use hash::flow_hash;
 pub use parse::{ETHERNET, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Net, Parsed, tcp_flag};
 pub use refuse::{FRAME, Quote, Refusal, Refuse, Segment};

@@ -1,45 +1,25 @@
 //! Opening a flow: whom a packet is addressed to, who may use what, and how it gets there.
 //!
 //! [`plan`] decides on a new flow and leaves its forward half in the scratch memory; [`turn`] makes the second
-//! translation of a flow that goes back to its own client. Nothing is inserted here: see `install`.
+//! translation of a flow whose source has to change behind the routing decision. Nothing is inserted here: see `install`.
 
-use crate::abi::{Action, Address, Backend, DeviceKind, FrontendKind, Outcome, Phase, Protocol, Set, State};
+use crate::abi::{
+    Action, Address, Backend, DeviceKind, FrontendKind, Node, Outcome, Phase, Set, SourceClass, State,
+};
 
 use super::{
-    Choice, Client, Net, Scope, Tables, choose, client,
+    Choice, Client, Net, Scope, Tables,
+    affinity::{NONE, recall, remember},
+    choose, client,
     flow::{Arrival, Scratch, forget},
     flow_hash,
-    tcp_flag::{ACK, RST, SYN},
+    frontend::{frontend, is_first, is_own, lets_in, unserved},
+    tcp_flag::RST,
 };
 
 #[inline(always)]
 const fn actions(own: Action, twin: Action) -> u8 {
     own as u8 | (twin as u8) << 4
-}
-
-/// The frontend a packet is addressed to: an exact one first, then a NodePort.
-#[inline(always)]
-fn frontend<F: Net, T: Tables<F>>(
-    tables: &T,
-    scratch: &mut Scratch<F::Addr>,
-    address: Address,
-    client: Client,
-) -> Option<(u32, FrontendKind)> {
-    let tuple = &scratch.parsed.tuple;
-    scratch.frontend.address = tuple.destination;
-    scratch.frontend.port = tuple.destination_port;
-    scratch.frontend.protocol = tuple.protocol;
-    let mut found = None;
-    if address.has(Address::VIP) {
-        found = tables.frontend(&scratch.frontend);
-    }
-    // Another node's NodePort is served at the source: for the clients of this node only.
-    let elsewhere = address.has(Address::OTHER_NODE) && matches!(client, Client::Pod | Client::Node);
-    if found.is_none() && (elsewhere || address.has(Address::NODE_PORTS)) {
-        scratch.frontend.address = F::Addr::default();
-        found = tables.frontend(&scratch.frontend);
-    }
-    found.map(|f| (f.service, FrontendKind::from_number(f.kind)))
 }
 
 /// Decides on a new flow: leaves its forward half in `scratch` if the outcome is one of forwarding.
@@ -50,10 +30,15 @@ pub(super) fn plan<F: Net, T: Tables<F>>(
     scratch: &mut Scratch<F::Addr>,
     address: Address,
 ) -> Outcome {
-    let client = client(tables.source(&scratch.parsed.tuple.source), arrival.kind);
-    let Some((service, kind)) = frontend(tables, scratch, address, client) else {
-        return Outcome::PassedNoFrontend;
+    let class = tables.source(&scratch.parsed.tuple.source);
+    let client = client(class, arrival.kind);
+    let flags = scratch.parsed.flags;
+    let Some((service, kind)) = frontend(tables, scratch, address, arrival.kind, client) else {
+        return unserved(address, flags);
     };
+    if is_own(tables, scratch, address) {
+        return Outcome::PassedOwnConnection;
+    }
     if client == Client::Spoofed {
         return Outcome::DroppedSpoofed;
     }
@@ -61,16 +46,18 @@ pub(super) fn plan<F: Net, T: Tables<F>>(
     let Some(set) = tables.set(service) else {
         return Outcome::PassedNoFrontend;
     };
-    let flags = scratch.parsed.flags;
     // Not even a refusal answers a RST (RFC 9293, section 3.10.7.1): two nodes would answer each other for ever.
     if flags & RST != 0 {
         return Outcome::DroppedUnknownFlow;
+    }
+    if !lets_in(tables, scratch, set, kind) {
+        return Outcome::DroppedSourceRange;
     }
     let (scope, table, rows) = match choose(kind, client, set) {
         Choice::Forward { scope, table, rows } => (scope, table, rows),
         Choice::Refuse(outcome) => return outcome,
     };
-    let first = flags & (SYN | ACK) == SYN || scratch.parsed.tuple.protocol != Protocol::Tcp as u8;
+    let first = is_first(scratch.parsed.tuple.protocol, flags);
     if !first {
         // Any node would have made the same choice; other choices cannot be known again.
         let common = client == Client::Outside && scope == Scope::Cluster && !set.has(Set::AFFINITY);
@@ -82,10 +69,19 @@ pub(super) fn plan<F: Net, T: Tables<F>>(
         return Outcome::DroppedInconsistent;
     };
     let hash = flow_hash::<F>(&scratch.parsed.tuple, node.seed);
-    let Some(position) = tables.row(table, rows, hash) else {
-        return Outcome::DroppedInconsistent;
-    };
-    let Some(backend) = tables.backend(set.backends.wrapping_add(position as u32)) else {
+    let (mut position, mut row_hash) = (NONE, hash);
+    if set.has(Set::AFFINITY) {
+        position = recall(tables, scratch, set, scope, node.seed);
+        row_hash = scratch.hash_of_client;
+    }
+    let is_new_choice = position == NONE;
+    if is_new_choice {
+        let Some(row) = tables.row(table, rows, row_hash) else {
+            return Outcome::DroppedInconsistent;
+        };
+        position = row as u32;
+    }
+    let Some(backend) = tables.backend(set.backends.wrapping_add(position)) else {
         return Outcome::DroppedInconsistent;
     };
 
@@ -93,6 +89,7 @@ pub(super) fn plan<F: Net, T: Tables<F>>(
     scratch.hash = hash;
     scratch.new_port = 0;
     scratch.hairpin = 0;
+    scratch.second = 0;
     scratch.key = scratch.parsed.tuple;
     scratch.flow.to = scratch.key;
     scratch.flow.to.destination = backend.address;
@@ -106,12 +103,20 @@ pub(super) fn plan<F: Net, T: Tables<F>>(
     scratch.flow.state = State::New as u8;
     scratch.flow.action = actions(Action::Stack, Action::Stack);
     scratch.flow.flags = 0;
+    if set.has(Set::AFFINITY) && is_new_choice {
+        remember(tables, scratch, set);
+    }
     let here = backend.flags & Backend::<F::Addr>::LOCAL != 0;
     let host = backend.flags & Backend::<F::Addr>::HOST != 0;
+    // What the stack gives to a process of this node does not pass another program of ours.
+    let masquerade = matches!(kind, FrontendKind::ClusterIp)
+        && node.flags & Node::MASQUERADE_ALL != 0
+        && !(here && host);
     match arrival.kind {
         DeviceKind::Pod | DeviceKind::BridgePort => {
             // Back to the client itself: it must not see its own address as its peer.
             scratch.hairpin = (backend.address == scratch.key.source) as u16;
+            scratch.second = scratch.hairpin | masquerade as u16;
         }
         // To a socket of this node, from this node: received on `lo`.
         DeviceKind::Host | DeviceKind::Loopback if here && host => {
@@ -123,9 +128,25 @@ pub(super) fn plan<F: Net, T: Tables<F>>(
             }
         }
         // Through the stack; its replies are undone behind the routing decision.
-        DeviceKind::Uplink | DeviceKind::Tunnel | DeviceKind::Bridge if here => {}
+        DeviceKind::Uplink | DeviceKind::Tunnel | DeviceKind::Bridge if here => {
+            scratch.second = masquerade as u16;
+        }
+        // Anybody could be a pod, and a pod's source is kept. Where the reply goes then is up to the network.
+        DeviceKind::Uplink | DeviceKind::Tunnel | DeviceKind::Bridge
+            if matches!(kind, FrontendKind::ClusterIp)
+                && node.flags & (Node::MASQUERADE_ALL | Node::PODS_UNKNOWN) == Node::PODS_UNKNOWN => {}
+        DeviceKind::Host | DeviceKind::Loopback => {
+            // A loopback address, or a Service address that is this node's too: the reply would not come back.
+            let source = tables.address(&scratch.key.source);
+            let foreign =
+                !matches!(class, SourceClass::Node) || source.is_some_and(|a| a.has(Address::VIP));
+            let outcome = around(tables, arrival, scratch, here, foreign);
+            if outcome != Outcome::ForwardedNew {
+                return outcome;
+            }
+        }
         _ => {
-            let outcome = around(tables, arrival, scratch, here);
+            let outcome = around(tables, arrival, scratch, here, true);
             if outcome != Outcome::ForwardedNew {
                 return outcome;
             }
@@ -138,13 +159,14 @@ pub(super) fn plan<F: Net, T: Tables<F>>(
     }
 }
 
-/// Around the stack, out of the device that the routes name.
+/// Around the stack, out of the device that the routes name. `foreign`: the source is not to be seen by the backend.
 #[inline(always)]
 fn around<F: Net, T: Tables<F>>(
     tables: &T,
     arrival: &Arrival,
     scratch: &mut Scratch<F::Addr>,
     here: bool,
+    foreign: bool,
 ) -> Outcome {
     let Some(device) = tables.route(&scratch.flow.to) else {
         return Outcome::DroppedNoRoute;
@@ -163,7 +185,7 @@ fn around<F: Net, T: Tables<F>>(
     scratch.flow.device = device;
     scratch.flow.twin_device = arrival.device;
     let tunnel = DeviceKind::from_number(out.kind) == DeviceKind::Tunnel;
-    if !from_node || (tunnel && !here) {
+    if foreign || (tunnel && !here) {
         let source = F::snat(out);
         if source == F::Addr::default() {
             return Outcome::DroppedNoRoute;
@@ -174,8 +196,9 @@ fn around<F: Net, T: Tables<F>>(
     Outcome::ForwardedNew
 }
 
-/// Turns `scratch` to the second translation of a flow that goes back to its own client: its source becomes
-/// this node's address behind the routing decision, so that the stack sees one tuple in both directions.
+/// Turns `scratch` to the second translation of a flow whose source has to change although the stack routes it (back
+/// to its own client, or masqueraded): it becomes this node's address behind the routing decision, so that the
+/// stack sees one tuple in both directions.
 #[inline(never)]
 pub(super) fn turn<F: Net, T: Tables<F>>(
     tables: &T,
@@ -184,7 +207,12 @@ pub(super) fn turn<F: Net, T: Tables<F>>(
 ) -> Outcome {
     scratch.first_key = scratch.key;
     scratch.first_flow = scratch.flow;
-    let Some(device) = tables.device(arrival.device) else {
+    let way = if scratch.hairpin != 0 {
+        Some(arrival.device)
+    } else {
+        tables.route(&scratch.flow.to)
+    };
+    let Some(device) = way.and_then(|way| tables.device(way)) else {
         return Outcome::DroppedNoRoute;
     };
     let source = F::snat(device);
