@@ -3,11 +3,13 @@
 use std::{collections::BTreeMap, fmt::Write as _, path::Path, sync::Arc};
 
 use anyhow::{Context as _, Result};
+use nix::net::if_::if_nametoindex;
 
 use crate::{
     addr::Dual,
-    cleanup, links, netfilter,
+    bpf, cleanup, links, netfilter,
     netns::{Netns, ip_batch},
+    pins,
     place::Place,
     podnet, ready,
     topology::{AddressPlan, FABRIC, Netfilter, Topology},
@@ -71,6 +73,9 @@ pub(crate) fn build(topology: &Topology, prefix: &str) -> Result<BTreeMap<String
         run(&pod.name, &[], &podnet::pod(topology, node, pod))?;
     }
     offloads(topology, &places)?;
+    if topology.xdp {
+        accept_xdp(topology, prefix, &places)?;
+    }
     for (name, place) in &places {
         // A bridge without ports never gets a carrier.
         let no_pods = topology
@@ -129,6 +134,30 @@ fn sysctls(topology: &Topology, name: &str) -> Vec<(&'static str, &'static str)>
     settings
 }
 
+/// The fabric's ends of the nodes' uplinks.
+fn fabric_ports(topology: &Topology) -> impl Iterator<Item = String> + '_ {
+    let ports = topology.underlays().map(|underlay| underlay.port);
+    ports.flat_map(|port| {
+        topology
+            .nodes
+            .iter()
+            .map(move |node| format!("{port}{}", node.index))
+    })
+}
+
+/// Lets the fabric's ends take frames from XDP. The programs are pinned: they go with the lab, not with this process.
+fn accept_xdp(topology: &Topology, prefix: &str, places: &BTreeMap<String, Place>) -> Result<()> {
+    let pins = pins::folder(&format!("{prefix}{FABRIC}"))?;
+    places[FABRIC].netns().run(|| {
+        for port in fabric_ports(topology) {
+            let index = if_nametoindex(port.as_str()).with_context(|| format!("no device {port}"))?;
+            bpf::pass_at_xdp(index, &pins.join(&port))
+                .with_context(|| format!("{port} of the fabric cannot have a program at its XDP hook"))?;
+        }
+        Ok(())
+    })
+}
+
 /// Switches offloads that differ from what veth devices have.
 fn offloads(topology: &Topology, places: &BTreeMap<String, Place>) -> Result<()> {
     let wanted = topology.offload;
@@ -141,8 +170,8 @@ fn offloads(topology: &Topology, places: &BTreeMap<String, Place>) -> Result<()>
     for client in &topology.clients {
         tx_off(wanted.clients_tx, client.name.as_str(), "eth0".into());
     }
-    for node in &topology.nodes {
-        tx_off(wanted.fabric_tx, FABRIC, format!("n{}", node.index));
+    for port in fabric_ports(topology) {
+        tx_off(wanted.fabric_tx, FABRIC, port);
     }
     for (_, pod) in topology.pods() {
         tx_off(wanted.pods_tx, pod.name.as_str(), "eth0".into());

@@ -18,6 +18,7 @@ use crate::{
     addr::{Cidr, Proto},
     cleanup, configure, links,
     netns::ip_batch,
+    pins,
     place::Place,
     process::Child,
     server::Server,
@@ -220,15 +221,7 @@ impl Lab {
 
     /// A folder on bpffs for the pins of a node, created and removed by the lab. Mounts bpffs if need be.
     pub fn pin_dir(&self, node: &str) -> Result<PathBuf> {
-        let mounts =
-            fs::read_to_string("/proc/self/mountinfo").context("cannot read /proc/self/mountinfo")?;
-        let bpffs = |line: &str| line.contains(&format!(" {} ", cleanup::BPFFS)) && line.contains(" - bpf ");
-        if !mounts.lines().any(bpffs) {
-            crate::netns::feed(&["mount", "-t", "bpf", "bpf", cleanup::BPFFS], "")?;
-        }
-        let path = Path::new(cleanup::BPFFS).join(format!("{}{node}", self.inner.prefix));
-        fs::create_dir_all(&path).with_context(|| format!("cannot create {}", path.display()))?;
-        Ok(path)
+        pins::folder(&format!("{}{node}", self.inner.prefix))
     }
 
     /// A cgroup (v2) for a node, created and removed by the lab.

@@ -18,6 +18,7 @@
 //! `server` answers all of these, [`Child`] runs other programs. No knowledge of Services or Kubernetes here.
 
 mod addr;
+mod bpf;
 mod capture;
 mod cleanup;
 mod client;
@@ -27,6 +28,7 @@ mod links;
 mod netfilter;
 mod netns;
 mod pattern;
+mod pins;
 mod place;
 mod podnet;
 mod process;

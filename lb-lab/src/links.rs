@@ -9,7 +9,7 @@ use std::fmt::Write as _;
 use crate::{
     addr::Family,
     podnet,
-    topology::{AddressPlan, ClientSpec, FABRIC, NodeSpec, Topology},
+    topology::{AddressPlan, ClientSpec, FABRIC, NodeSpec, Topology, Underlay},
 };
 
 /// First number of the fabric's routing tables, one per client (see [`crate::Lab::route`]).
@@ -45,10 +45,12 @@ pub(crate) fn pairs(topology: &Topology, full: impl Fn(&str) -> String) -> Batch
     let mtu = topology.mtu;
     for NodeSpec { name, index, .. } in &topology.nodes {
         let node = full(name);
-        ip!(
-            batch,
-            "link add eth0 mtu {mtu} netns {node} type veth peer name n{index} mtu {mtu} netns {fabric}"
-        );
+        for Underlay { device, port, .. } in topology.underlays() {
+            ip!(
+                batch,
+                "link add {device} mtu {mtu} netns {node} type veth peer name {port}{index} mtu {mtu} netns {fabric}"
+            );
+        }
     }
     for ClientSpec { name, index, .. } in &topology.clients {
         let client = full(name);
@@ -74,25 +76,25 @@ pub(crate) fn fabric(topology: &Topology) -> Batch {
     let mut batch = Batch::default();
     let mtu = topology.mtu;
     ip!(batch, "link set lo up");
-    ip!(batch, "link add br0 mtu {mtu} type bridge mcast_snooping 0");
-    for node in &topology.nodes {
-        ip!(batch, "link set n{} master br0 up", node.index);
-    }
-    ip!(batch, "link set br0 up");
-    let plan = &topology.plan;
-    for (range, ip) in plan
-        .underlay
-        .both()
-        .iter()
-        .zip(plan.underlay.nth(AddressPlan::FABRIC).both())
+    for Underlay {
+        bridge, port, range, ..
+    } in topology.underlays()
     {
-        ip!(
-            batch,
-            "addr add {ip}/{} dev br0{}",
-            range.len,
-            nodad(range.family())
-        );
+        ip!(batch, "link add {bridge} mtu {mtu} type bridge mcast_snooping 0");
+        for node in &topology.nodes {
+            ip!(batch, "link set {port}{} master {bridge} up", node.index);
+        }
+        ip!(batch, "link set {bridge} up");
+        for (range, ip) in range.both().iter().zip(range.nth(AddressPlan::FABRIC).both()) {
+            ip!(
+                batch,
+                "addr add {ip}/{} dev {bridge}{}",
+                range.len,
+                nodad(range.family())
+            );
+        }
     }
+    let plan = &topology.plan;
     let gateway = plan.clients.nth(AddressPlan::FABRIC);
     for ClientSpec { addr, index, .. } in &topology.clients {
         ip!(batch, "link set c{index} up");
@@ -132,16 +134,16 @@ pub(crate) fn client(topology: &Topology, client: &ClientSpec) -> Batch {
 pub(crate) fn node(topology: &Topology, node: &NodeSpec) -> Batch {
     let mut batch = Batch::default();
     ip!(batch, "link set lo up");
-    ip!(batch, "link set eth0 up");
-    let underlay = &topology.plan.underlay;
+    for Underlay { device, range, .. } in topology.underlays() {
+        ip!(batch, "link set {device} up");
+        for family in Family::BOTH {
+            let (ip, len) = (range.nth(node.index.into()).of(family), range.of(family).len);
+            ip!(batch, "addr add {ip}/{len} dev {device}{}", nodad(family));
+        }
+    }
     for family in Family::BOTH {
-        let (ip, len) = (node.addr.of(family), underlay.of(family).len);
-        ip!(batch, "addr add {ip}/{len} dev eth0{}", nodad(family));
-        ip!(
-            batch,
-            "route add default via {} dev eth0",
-            underlay.nth(AddressPlan::FABRIC).of(family)
-        );
+        let gateway = topology.plan.underlay.nth(AddressPlan::FABRIC).of(family);
+        ip!(batch, "route add default via {gateway} dev eth0");
     }
     podnet::node(topology, node, &mut batch);
     batch

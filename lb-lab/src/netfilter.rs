@@ -43,15 +43,11 @@ fn restore_program(family: Family) -> String {
 /// Where pods' traffic keeps its source. Through a tunnel only the pods are: a node that got another node's pod's
 /// packet directly would answer into the tunnel, and its reverse path filter would not even accept it.
 fn unmasqueraded(topology: &Topology, family: Family) -> Vec<Cidr> {
-    let (cluster, nodes) = (
-        topology.plan.cluster.of(family),
-        topology.plan.underlay.of(family),
-    );
-    if topology.network == PodNetwork::Tunnel {
-        vec![cluster]
-    } else {
-        vec![cluster, nodes]
+    let mut ranges = vec![topology.plan.cluster.of(family)];
+    if topology.network != PodNetwork::Tunnel {
+        ranges.extend(topology.underlays().map(|underlay| underlay.range.of(family)));
     }
+    ranges
 }
 
 fn iptables_rules(topology: &Topology, node: &NodeSpec, family: Family) -> String {

@@ -65,6 +65,8 @@ impl Default for Offload {
 pub struct AddressPlan {
     /// Nodes: the node with index N has the N-th address, the fabric the 254th.
     pub underlay: DualCidr,
+    /// The nodes' second uplinks, likewise.
+    pub second: DualCidr,
     /// All pods. Node N has the N-th /24 and /64 of it.
     pub cluster: DualCidr,
     /// Clients outside: client i has address 10 + i, the fabric the 254th.
@@ -81,6 +83,7 @@ impl Default for AddressPlan {
     fn default() -> Self {
         Self {
             underlay: DualCidr::literal("192.168.0.0/24", "2001:db8:0:1::/64"),
+            second: DualCidr::literal("192.168.1.0/24", "2001:db8:0:2::/64"),
             cluster: DualCidr::literal("10.180.0.0/16", "fd00:10:180::/48"),
             clients: DualCidr::literal("203.0.113.0/24", "2001:db8:c11e:a::/64"),
             services: DualCidr::literal("172.30.0.0/16", "fd00:172:30::/112"),
@@ -124,6 +127,8 @@ pub struct NodeSpec {
     pub index: u8,
     /// Its addresses.
     pub addr: Dual,
+    /// The addresses of its second uplink, if the topology has any.
+    pub second: Dual,
     /// Its pod ranges.
     pub pod_cidr: DualCidr,
     /// Its pods.
@@ -171,6 +176,12 @@ pub struct Topology {
     pub mtu: u16,
     /// Checksum and receive offloads.
     pub offload: Offload,
+    /// The fabric's ends of the nodes' uplinks take what a program at a node's native XDP hook sends back (see
+    /// [`Topology::xdp`]).
+    pub xdp: bool,
+    /// Uplinks of each node: one, `eth0`, or `eth1` on a second network as well, which only the fabric joins to the
+    /// first. Nothing is routed by `eth1` but its own network: that is a test's business.
+    pub uplinks: u8,
     /// The address ranges.
     pub plan: AddressPlan,
 }
@@ -193,6 +204,8 @@ impl Topology {
             bridge_nf_call: false,
             mtu: 1500,
             offload: Offload::default(),
+            xdp: false,
+            uplinks: 1,
             plan: AddressPlan::default(),
         }
     }
@@ -217,11 +230,12 @@ impl Topology {
             addr: pod_cidr.nth(2 + i),
             host_device: format!("veth{i}"),
         });
-        let (pods, addr) = (pods.collect(), self.plan.underlay.nth(index.into()));
+        let pods = pods.collect();
         self.nodes.push(NodeSpec {
             name: name.into(),
             index,
-            addr,
+            addr: self.plan.underlay.nth(index.into()),
+            second: self.plan.second.nth(index.into()),
             pod_cidr,
             pods,
         });
@@ -255,6 +269,41 @@ impl Topology {
         self
     }
 
+    /// The same, ready for programs at the nodes' XDP hooks: complete checksums arrive there, as from a real network,
+    /// and what they send back gets through the other end of the veth pair.
+    #[must_use]
+    pub fn xdp(mut self) -> Self {
+        self.xdp = true;
+        self.offload.fabric_tx = false;
+        self
+    }
+
+    /// The same with `eth1` on a second network.
+    #[must_use]
+    pub fn two_uplinks(mut self) -> Self {
+        self.uplinks = 2;
+        self
+    }
+
+    /// The networks between the nodes: the nodes' device, the fabric's bridge, the letter of the fabric's ports.
+    pub(crate) fn underlays(&self) -> impl Iterator<Item = Underlay> + '_ {
+        let all = [
+            Underlay {
+                device: "eth0",
+                bridge: "br0",
+                port: 'n',
+                range: self.plan.underlay,
+            },
+            Underlay {
+                device: "eth1",
+                bridge: "br1",
+                port: 'm',
+                range: self.plan.second,
+            },
+        ];
+        all.into_iter().take(self.uplinks.into())
+    }
+
     /// All pods with their nodes.
     pub fn pods(&self) -> impl Iterator<Item = (&NodeSpec, &PodSpec)> {
         self.nodes
@@ -282,6 +331,11 @@ impl Topology {
             self.mtu
         );
         ensure!(
+            matches!(self.uplinks, 1 | 2),
+            "{} uplinks: one or two",
+            self.uplinks
+        );
+        ensure!(
             self.nodes.len() < 200 && self.clients.len() < 200,
             "more than 199 nodes or clients"
         );
@@ -301,6 +355,14 @@ impl Topology {
         }
         Ok(())
     }
+}
+
+/// A network between the nodes.
+pub(crate) struct Underlay {
+    pub(crate) device: &'static str,
+    pub(crate) bridge: &'static str,
+    pub(crate) port: char,
+    pub(crate) range: DualCidr,
 }
 
 /// The name of the namespace that joins nodes and clients.

@@ -282,3 +282,44 @@ fn root_a_client_is_steered_through_the_node_of_choice() {
         }
     }
 }
+
+#[test]
+fn root_a_lab_for_xdp_has_programs_at_the_fabrics_ends_and_carries_traffic() {
+    if !require_root("root_a_lab_for_xdp_has_programs_at_the_fabrics_ends_and_carries_traffic") {
+        return;
+    }
+    let lab = lab(Topology {
+        mtu: 9000,
+        ..Topology::cluster(2, 1).two_uplinks().xdp()
+    });
+    let fabric = lab.at(lb_lab::FABRIC).unwrap();
+    for port in ["n1", "n2", "m1", "m2"] {
+        let link = fabric.output(&["ip", "link", "show", "dev", port]).unwrap();
+        assert!(link.contains("prog/xdp"), "{link}");
+    }
+    for family in Family::BOTH {
+        let transfer = lab
+            .at("pod1-1")
+            .unwrap()
+            .download(pod(&lab, "pod2-1", family), 20_000_000, LIMIT);
+        assert_eq!(transfer.unwrap().by.name, "pod2-1");
+        // The second network is one of its own.
+        let second = lab.node("node2").unwrap().second.of(family);
+        let node = lab.at("node1").unwrap();
+        let route = node.output(&["ip", "route", "get", &second.to_string()]).unwrap();
+        assert!(route.contains("dev eth1"), "{route}");
+        let _server = lab
+            .at("node2")
+            .unwrap()
+            .serve_on(Proto::Tcp, &[second], PORT)
+            .unwrap();
+        let outcome = node
+            .connect(Proto::Tcp, SocketAddr::new(second, PORT), &Options::default())
+            .unwrap();
+        assert!(outcome.is_from("node2"), "{outcome}");
+    }
+    let pins = std::path::Path::new("/sys/fs/bpf").join(format!("{}{}", lab.prefix(), lb_lab::FABRIC));
+    assert!(pins.exists());
+    drop(lab);
+    assert!(!pins.exists());
+}

@@ -11,6 +11,7 @@ mod stale;
 
 use std::{
     io,
+    net::{IpAddr, Ipv4Addr},
     sync::{Arc, mpsc as blocking},
     thread,
     time::Duration,
@@ -68,6 +69,12 @@ pub async fn run(config: Config) -> Result<()> {
         masquerade_all,
         linger,
         tc_attach,
+        pod_detection,
+        localhost_nodeports,
+        external_ip_ranges,
+        health: _,
+        metrics_address: _,
+        test,
     } = config;
     let mut stop = Stop::new()?;
     let pins = PinDirectory::new(&instance.bpffs, &instance.name)?;
@@ -93,12 +100,15 @@ pub async fn run(config: Config) -> Result<()> {
     info!(node = node_name, instance = instance.name, "starting");
     let identity = NodeIdentity {
         name: node_name.clone(),
+        external_ip_ranges: pairs(&external_ip_ranges),
     };
     tasks.spawn(cluster::follow(identity, events, changes.clone(), cluster_sender));
     if !stop.unless(synced(cluster.clone())).await? {
         return Ok(());
     }
 
+    let localhost_nodeports = localhost_nodeports && serves_localhost(&nodeport_addresses);
+    let service_ranges = pairs(&service_cidrs);
     let host = Host::ensure(host::Options {
         service_cidrs,
         snat_ports: snat_ports.clone(),
@@ -119,6 +129,9 @@ pub async fn run(config: Config) -> Result<()> {
         seed,
         snat_ports,
         masquerade_all,
+        pod_detection,
+        localhost_nodeports,
+        service_cidrs: service_ranges,
         linger,
         capacities: Capacities {
             embryos: capacities.embryos(),
@@ -132,6 +145,10 @@ pub async fn run(config: Config) -> Result<()> {
     })?;
     info!(adopted = ?loaded.adopted(), "programs and maps are loaded");
     let store = maps::bpf::open(|name| loaded.take_map(name))?;
+    let store = match test.fail_writes {
+        Some(file) => maps::faulty::while_exists(file, store),
+        None => store,
+    };
     let sweeper = loaded.sweeper()?;
     let inherited = !loaded.adopted().is_empty();
     let mut reconciler = Reconciler::new(settings, store);
@@ -210,9 +227,26 @@ async fn synced(mut cluster: watch::Receiver<Cluster>) -> Result<()> {
     }
 }
 
+/// Whether NodePorts may be served on 127.0.0.1, as far as their ranges go.
+fn serves_localhost(nodeport_addresses: &[Prefix]) -> bool {
+    let mut of_ipv4 = nodeport_addresses
+        .iter()
+        .filter(|range| range.address().is_ipv4())
+        .peekable();
+    of_ipv4.peek().is_none() || of_ipv4.any(|range| range.contains(Ipv4Addr::LOCALHOST.into()))
+}
+
+/// Address and length of each.
+fn pairs(prefixes: &[Prefix]) -> Vec<(IpAddr, u8)> {
+    prefixes
+        .iter()
+        .map(|prefix| (prefix.address(), prefix.length()))
+        .collect()
+}
+
 /// What the flags say, and what the Node objects say.
 fn hints_from(cluster: &Cluster, flags: &Hints) -> Hints {
-    let prefixes = |all: &[(std::net::IpAddr, u8)]| -> Vec<Prefix> {
+    let prefixes = |all: &[(IpAddr, u8)]| -> Vec<Prefix> {
         all.iter()
             .filter_map(|(address, length)| Prefix::new(*address, *length))
             .collect()

@@ -1,6 +1,6 @@
 //! What the agent is told by flags and environment, validated.
 
-use std::{ops::RangeInclusive, path::PathBuf, time::Duration};
+use std::{net::SocketAddr, ops::RangeInclusive, path::PathBuf, time::Duration};
 
 use crate::{
     load::TcAttach,
@@ -37,6 +37,34 @@ pub struct Config {
     pub linger: Duration,
     /// How programs are attached.
     pub tc_attach: TcAttach,
+    /// Sources can be told to be this node's pods, by the node's pod ranges.
+    pub pod_detection: bool,
+    /// Serve NodePorts on 127.0.0.1 too.
+    pub localhost_nodeports: bool,
+    /// Services' externalIPs are served if they are inside these; empty: all are.
+    pub external_ip_ranges: Vec<Prefix>,
+    /// Where the node says whether it can take traffic, and for how long it may be behind.
+    pub health: HealthSettings,
+    /// Where metrics are; `None`: nowhere.
+    pub metrics_address: Option<SocketAddr>,
+    /// Faults to inject.
+    pub test: TestSettings,
+}
+
+/// What others are told of the node's health.
+#[derive(Clone, Debug)]
+pub struct HealthSettings {
+    /// Where `/healthz` and `/livez` are; `None`: nowhere.
+    pub address: Option<SocketAddr>,
+    /// How long a change may wait for the maps before the node counts as not healthy.
+    pub timeout: Duration,
+}
+
+/// Faults that tests inject into a real agent. Nothing here is meant for use.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct TestSettings {
+    /// While this file is there, every map write fails.
+    pub fail_writes: Option<PathBuf>,
 }
 
 /// Where objects come from.

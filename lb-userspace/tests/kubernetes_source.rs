@@ -41,9 +41,7 @@ impl Listener {
     async fn new(options: KubeOptions) -> Self {
         let (sender, events) = mpsc::channel(16);
         spawn(options.client().await.expect("the kubeconfig is valid"), sender);
-        let index = Index::new(NodeIdentity {
-            name: "node-a".into(),
-        });
+        let index = Index::new(NodeIdentity::new("node-a"));
         Self {
             events,
             index,

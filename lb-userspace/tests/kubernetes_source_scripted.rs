@@ -72,9 +72,7 @@ async fn hear(
     let client = kube::Client::try_from(kube::Config::new(url)).expect("nothing is needed for plain HTTP");
     let (sender, mut events) = mpsc::channel(16);
     spawn(client, sender);
-    let mut index = Index::new(NodeIdentity {
-        name: "node-a".into(),
-    });
+    let mut index = Index::new(NodeIdentity::new("node-a"));
     let (mut status, mut synced, mut applied) = (SourceStatus::default(), false, HashMap::new());
     let listen = async {
         while !(synced && enough(&index, &status)) {

@@ -135,7 +135,7 @@ mod tests {
         let (events, received) = mpsc::channel(16);
         let (changes, passed_on) = blocking::channel();
         let (cluster, mut view) = watch::channel(Cluster::default());
-        let identity = NodeIdentity { name: "n1".into() };
+        let identity = NodeIdentity::new("n1");
         let task = tokio::spawn(follow(identity, received, changes, cluster));
 
         events.send(reported("a")).await.unwrap();

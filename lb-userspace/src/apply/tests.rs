@@ -32,6 +32,7 @@ fn service(name: &str, octet: u8) -> ServicePort {
         external_local: false,
         endpoints_exist: true,
         affinity: None,
+        source_ranges: None,
         backends: vec![BackendEndpoint {
             address: [10, 1, 0, octet].into(),
             port: 8080,

@@ -1,13 +1,13 @@
 //! `lb-agent run`: flags and environment to a [`Config`].
 
-use std::{fs, ops::RangeInclusive, path::PathBuf, time::Duration};
+use std::{fs, net::SocketAddr, ops::RangeInclusive, path::PathBuf, time::Duration};
 
 use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
 
 use super::InstanceArgs;
 use crate::{
-    config::{Config, SourceConfig},
+    config::{Config, HealthSettings, SourceConfig, TestSettings},
     load::TcAttach,
     node::{DeviceOverride, Hints, Prefix},
     source::kubernetes::KubeOptions,
@@ -61,9 +61,15 @@ pub(super) struct RunArgs {
     /// works, with more routes.
     #[arg(long = "service-cidr", value_name = "CIDR,...", value_delimiter = ',')]
     service_cidrs: Vec<Prefix>,
-    /// Serve NodePorts on the node's addresses inside these ranges; otherwise on its primary ones.
-    #[arg(long = "nodeport-addresses", value_name = "CIDR,...", value_delimiter = ',')]
-    nodeport_addresses: Vec<Prefix>,
+    /// Serve NodePorts on the node's addresses inside these ranges (on all of a family of which no range is
+    /// given); `primary`: on its primary ones.
+    #[arg(
+        long = "nodeport-addresses",
+        value_name = "CIDR,...",
+        value_delimiter = ',',
+        default_value = "primary"
+    )]
+    nodeport_addresses: Vec<String>,
     /// Ports for connections that are forwarded under this node's address; reserved in the kernel, so
     /// that no process gets one of them.
     #[arg(long, value_name = "FIRST-LAST", default_value = "61000-65535", value_parser = port_range)]
@@ -83,7 +89,50 @@ pub(super) struct RunArgs {
     /// How long established connections to an address go on after its last Service is gone.
     #[arg(long, value_name = "SECONDS", default_value_t = 7200)]
     address_linger: u64,
+    /// How clients are told to be pods of this node. With `none` they are clients like those outside:
+    /// ClusterIP traffic keeps its source, and pods get what policy Local gives to clients outside.
+    #[arg(long, value_enum, value_name = "HOW", default_value_t = PodDetection::PodCidr)]
+    pod_detection: PodDetection,
+    /// Serve NodePorts on 127.0.0.1 too, under this node's address.
+    #[arg(long)]
+    localhost_nodeports: bool,
+    /// Serve only those externalIPs of Services that are inside these ranges; the others are reported.
+    /// Without it all are served: whoever may create a Service can then capture any address.
+    #[arg(long = "external-ip-ranges", value_name = "CIDR,...", value_delimiter = ',')]
+    external_ip_ranges: Vec<Prefix>,
+    /// Where load balancers and probes ask for this node's health (/healthz, /livez); `none`: nowhere.
+    #[arg(long, value_name = "ADDRESS:PORT", default_value = "0.0.0.0:10256", value_parser = listener)]
+    healthz_address: Listener,
+    /// Where metrics are served (/metrics); `none`: nowhere.
+    #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:10249", value_parser = listener)]
+    metrics_address: Listener,
+    /// How long a change may wait for the maps before this node counts as not healthy.
+    #[arg(long, value_name = "SECONDS", default_value = "60", value_parser = seconds)]
+    health_timeout: Duration,
+    #[command(flatten)]
+    test: TestArgs,
 }
+
+/// Flags for tests of the agent; not shown.
+#[derive(Args, Debug)]
+struct TestArgs {
+    /// While this file is there, every map write fails.
+    #[arg(long = "test-fail-writes", value_name = "FILE", hide = true)]
+    fail_writes: Option<PathBuf>,
+}
+
+/// How clients are told to be pods of this node.
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+enum PodDetection {
+    /// By the pod ranges of the Node object, and routes to pods' devices.
+    PodCidr,
+    /// Not at all.
+    None,
+}
+
+/// An address to listen on, or `none`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Listener(Option<SocketAddr>);
 
 impl RunArgs {
     pub(super) fn config(self) -> Result<Config> {
@@ -105,7 +154,15 @@ impl RunArgs {
             seed,
             masquerade_all,
             address_linger,
+            pod_detection,
+            localhost_nodeports,
+            external_ip_ranges,
+            healthz_address: Listener(healthz_address),
+            metrics_address: Listener(metrics_address),
+            health_timeout,
+            test: TestArgs { fail_writes },
         } = self;
+        let nodeport_addresses = nodeport_ranges(&nodeport_addresses)?;
         let node_name = match node_name.filter(|name| !name.is_empty()) {
             Some(name) => name,
             None if source == Source::Dir => host_name()?,
@@ -136,6 +193,15 @@ impl RunArgs {
             masquerade_all,
             linger: Duration::from_secs(address_linger),
             tc_attach,
+            pod_detection: pod_detection == PodDetection::PodCidr,
+            localhost_nodeports,
+            external_ip_ranges,
+            health: HealthSettings {
+                address: healthz_address,
+                timeout: health_timeout,
+            },
+            metrics_address,
+            test: TestSettings { fail_writes },
         })
     }
 }
@@ -155,6 +221,39 @@ fn host_name() -> Result<String> {
     let name =
         fs::read_to_string("/proc/sys/kernel/hostname").context("no host name: give --node-name NAME")?;
     Ok(name.trim().to_owned())
+}
+
+/// The ranges of `--nodeport-addresses`; none: the primary addresses.
+fn nodeport_ranges(words: &[String]) -> Result<Vec<Prefix>> {
+    if words.iter().map(|word| word.trim()).eq(["primary"]) {
+        return Ok(Vec::new());
+    }
+    words
+        .iter()
+        .map(|word| {
+            let word = word.trim();
+            word.parse().with_context(|| {
+                format!("--nodeport-addresses: {word:?} is no range; give CIDRs such as 192.168.0.0/24, or only `primary`")
+            })
+        })
+        .collect()
+}
+
+fn listener(text: &str) -> Result<Listener, String> {
+    match text {
+        "none" => Ok(Listener(None)),
+        address => (address.parse())
+            .map(|address| Listener(Some(address)))
+            .map_err(|_| "write ADDRESS:PORT, such as 127.0.0.1:10249 or [::]:10256, or `none`".into()),
+    }
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    text.parse()
+        .ok()
+        .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
+        .filter(|duration| !duration.is_zero())
+        .ok_or_else(|| "write a number of seconds above 0, such as 60 or 0.5".into())
 }
 
 fn port_range(text: &str) -> Result<RangeInclusive<u16>, String> {
@@ -199,6 +298,36 @@ mod tests {
     }
 
     #[test]
+    fn the_contract_of_kube_proxy_is_the_default() {
+        let config = parse("--source dir --manifests . --node-name n1").unwrap();
+        assert!(config.pod_detection && !config.masquerade_all && !config.localhost_nodeports);
+        assert!(config.nodeport_addresses.is_empty() && config.external_ip_ranges.is_empty());
+        let address = |text: &str| Some(text.parse().unwrap());
+        assert_eq!(config.health.address, address("0.0.0.0:10256"));
+        assert_eq!(config.health.timeout, Duration::from_secs(60));
+        assert_eq!(config.metrics_address, address("127.0.0.1:10249"));
+        assert_eq!(config.test, TestSettings::default());
+    }
+
+    #[test]
+    fn every_option_of_the_contract_can_be_set() {
+        let config = parse(
+            "--source dir --manifests . --node-name n1 --pod-detection none --masquerade-all \
+             --nodeport-addresses 192.168.1.0/24,2001:db8::/64 --localhost-nodeports \
+             --external-ip-ranges 198.51.100.0/24 --healthz-address [::]:10256 --metrics-address none \
+             --health-timeout 0.5 --test-fail-writes /tmp/fail",
+        )
+        .unwrap();
+        assert!(!config.pod_detection && config.masquerade_all && config.localhost_nodeports);
+        assert_eq!(config.nodeport_addresses.len(), 2);
+        assert_eq!(config.external_ip_ranges, ["198.51.100.0/24".parse().unwrap()]);
+        assert_eq!(config.health.address, Some("[::]:10256".parse().unwrap()));
+        assert_eq!(config.health.timeout, Duration::from_millis(500));
+        assert_eq!(config.metrics_address, None);
+        assert_eq!(config.test.fail_writes, Some("/tmp/fail".into()));
+    }
+
+    #[test]
     fn what_is_missing_or_wrong_is_named() {
         for (line, word) in [
             ("--source dir --node-name n1", "--manifests"),
@@ -208,6 +337,14 @@ mod tests {
             ("--node-name n1 --service-cidr 10.0.0.0/33", "10.0.0.0/33"),
             ("--node-name n1 --tc-attach xdp", "clsact"),
             ("--node-name=", "NODE_NAME"),
+            ("--node-name n1 --nodeport-addresses eth0", "eth0"),
+            (
+                "--node-name n1 --nodeport-addresses primary,10.0.0.0/8",
+                "only `primary`",
+            ),
+            ("--node-name n1 --metrics-address 10249", "ADDRESS:PORT"),
+            ("--node-name n1 --health-timeout 0", "above 0"),
+            ("--node-name n1 --pod-detection bridge", "pod-cidr"),
         ] {
             let error = format!("{:#}", parse(line).unwrap_err());
             assert!(error.contains(word), "{line}: {error}");

@@ -14,7 +14,7 @@ use serde::de::DeserializeOwned;
 
 use crate::model::{
     Change, Endpoint, EndpointPort, EndpointSlice, Ingress, NodeObject, ObjectKey, Port, Problem, Service,
-    is_reachable, parse_address, parse_prefix,
+    SourceRanges, is_reachable, parse_address, parse_prefix,
 };
 
 /// Names the proxy that is to serve a Service instead of us.
@@ -125,6 +125,12 @@ impl Object for core::Service {
             internal_local: spec.internal_traffic_policy.as_deref() == Some("Local"),
             external_local: spec.external_traffic_policy.as_deref() == Some("Local"),
             affinity: affinity(spec),
+            source_ranges: if kind == "LoadBalancer" {
+                source_ranges(spec, &mut report)
+            } else {
+                SourceRanges::default()
+            },
+            health_check_port: health_check_port(spec, &mut report),
             key,
         });
         report.finish(change)
@@ -204,7 +210,7 @@ impl Object for core::Node {
             .flatten();
         let prefixes: BTreeSet<_> = several
             .chain(one)
-            .filter_map(|text| report.prefix(text))
+            .filter_map(|text| report.prefix("spec.podCIDRs", text))
             .collect();
         let change = Change::NodeApplied(NodeObject {
             zone: labels
@@ -305,6 +311,27 @@ fn affinity(spec: &core::ServiceSpec) -> Option<u32> {
             .clamp(1, AFFINITY_MAX)
             .unsigned_abs()
     })
+}
+
+/// An entry that cannot be read lets nobody in, rather than everybody: see [`SourceRanges::of_family`].
+fn source_ranges(spec: &core::ServiceSpec, report: &mut Report) -> SourceRanges {
+    let mut ranges = SourceRanges::default();
+    let texts = spec.load_balancer_source_ranges.iter().flatten();
+    for text in texts.filter(|text| !text.trim().is_empty()) {
+        match report.prefix("spec.loadBalancerSourceRanges", text) {
+            Some(range) => ranges.ranges.push(range),
+            None => ranges.unreadable = true,
+        }
+    }
+    ranges
+}
+
+/// What is set on Services of other types or policies has no meaning.
+fn health_check_port(spec: &core::ServiceSpec, report: &mut Report) -> Option<u16> {
+    let number = spec.health_check_node_port.filter(|number| *number != 0)?;
+    let checked = spec.type_.as_deref() == Some("LoadBalancer")
+        && spec.external_traffic_policy.as_deref() == Some("Local");
+    checked.then(|| report.port("spec.healthCheckNodePort", number))?
 }
 
 /// Entries with only a hostname have no address to capture.
@@ -412,11 +439,11 @@ impl Report {
         None
     }
 
-    fn prefix(&mut self, text: &str) -> Option<(IpAddr, u8)> {
+    fn prefix(&mut self, field: &str, text: &str) -> Option<(IpAddr, u8)> {
         let prefix = parse_prefix(text);
         if prefix.is_none() {
             self.say(format!(
-                "spec.podCIDRs: {text:?} is not of the form ADDRESS/BITS; correct it"
+                "{field}: {text:?} is not of the form ADDRESS/BITS; correct it"
             ));
         }
         prefix

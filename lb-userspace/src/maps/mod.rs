@@ -5,6 +5,7 @@ pub mod bpf;
 pub mod counters;
 mod dump;
 pub mod fake;
+pub mod faulty;
 pub mod flows;
 mod membarrier;
 mod store;

@@ -38,6 +38,17 @@ pub fn parse_prefix(text: &str) -> Option<(IpAddr, u8)> {
     }
 }
 
+/// Whether `address` is inside a prefix: address and length in bits, the bits behind it zero.
+#[must_use]
+pub fn is_inside(address: IpAddr, (prefix, bits): (IpAddr, u8)) -> bool {
+    let shared = match (address, prefix) {
+        (IpAddr::V4(a), IpAddr::V4(b)) => (a.to_bits() ^ b.to_bits()).leading_zeros(),
+        (IpAddr::V6(a), IpAddr::V6(b)) => (a.to_bits() ^ b.to_bits()).leading_zeros(),
+        _ => return false,
+    };
+    shared >= u32::from(bits)
+}
+
 /// Whether an address can stand for something that other machines reach: neither unspecified (that is how
 /// the maps spell a NodePort), nor loopback, link-local or multicast. The API server refuses these too.
 #[must_use]
@@ -105,6 +116,29 @@ mod tests {
         ] {
             let expected = expected.map(|(a, b)| (a.parse().expect("the table is right"), b));
             assert_eq!(parse_prefix(text), expected, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn an_address_is_inside_the_prefixes_that_it_begins_with() {
+        for (address, prefix, expected) in [
+            ("10.0.0.1", ("10.0.0.0", 24), true),
+            ("10.0.1.1", ("10.0.0.0", 24), false),
+            ("10.0.0.129", ("10.0.0.128", 25), true),
+            ("10.0.0.127", ("10.0.0.128", 25), false),
+            ("10.0.0.1", ("0.0.0.0", 0), true),
+            ("10.0.0.1", ("10.0.0.1", 32), true),
+            ("10.0.0.2", ("10.0.0.1", 32), false),
+            ("fd00::1", ("fd00::", 64), true),
+            ("fd00:0:0:1::1", ("fd00::", 64), false),
+            ("fd00::1", ("::", 0), true),
+            ("fd00::1", ("0.0.0.0", 0), false),
+            ("10.0.0.1", ("::", 0), false),
+        ] {
+            let address = address.parse().expect("the table is right");
+            let (prefix, bits) = prefix;
+            let prefix = (prefix.parse().expect("the table is right"), bits);
+            assert_eq!(is_inside(address, prefix), expected, "{address} in {prefix:?}");
         }
     }
 

@@ -48,6 +48,9 @@ pub struct ServicePort {
     pub endpoints_exist: bool,
     /// Idle timeout in seconds of `sessionAffinity: ClientIP`.
     pub affinity: Option<u32>,
+    /// Whose connections to the addresses of kind LoadBalancer are accepted: address (of this family) and
+    /// length in bits, sorted. `None`: everybody's; an empty list: nobody's. Other kinds are not limited.
+    pub source_ranges: Option<Vec<(IpAddr, u8)>>,
     /// Backends that new flows may be sent to, in the canonical order that all nodes agree on: by address,
     /// then port. No duplicates.
     pub backends: Vec<BackendEndpoint>,

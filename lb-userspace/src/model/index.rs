@@ -15,6 +15,7 @@ use lb_common::abi::FrontendKind;
 use super::{
     BackendEndpoint, Candidate, Change, DesiredState, Endpoint, EndpointSlice, NodeObject, ObjectKey, Port,
     Problem, Scopes, Service, ServicePort, ServicePortId,
+    address::is_inside,
     claims::{Claim, Claims},
     select,
 };
@@ -24,6 +25,35 @@ use super::{
 pub struct NodeIdentity {
     /// Name of its Node object, and of it in `nodeName` of endpoints.
     pub name: String,
+    /// externalIPs outside these (address and length in bits) are not served; empty: all are.
+    pub external_ip_ranges: Vec<(IpAddr, u8)>,
+}
+
+impl NodeIdentity {
+    /// This node, by name, with no limits.
+    #[must_use]
+    pub fn new(name: &str) -> Self {
+        Self {
+            name: name.into(),
+            external_ip_ranges: Vec::new(),
+        }
+    }
+
+    /// Takes those externalIPs from a Service that are not inside the ranges, and says so.
+    fn deny_external_ips(&self, service: &mut Service) -> Vec<Problem> {
+        let ranges = &self.external_ip_ranges;
+        let allowed = |ip: &IpAddr| ranges.is_empty() || ranges.iter().any(|range| is_inside(*ip, *range));
+        let (kept, denied): (Vec<_>, Vec<_>) = service.external_ips.drain(..).partition(allowed);
+        service.external_ips = kept;
+        let problem = |ip| Problem {
+            object: format!("Service {}", service.key),
+            message: format!(
+                "spec.externalIPs: {ip} is not served: it is outside the ranges that externalIPs are \
+                 allowed in; remove it, or have the agent's --external-ip-ranges include it"
+            ),
+        };
+        denied.into_iter().map(problem).collect()
+    }
 }
 
 /// What may have to be looked at anew.
@@ -55,6 +85,8 @@ pub struct Index {
     nodes: BTreeMap<String, NodeObject>,
     claims: Claims,
     reported: BTreeMap<String, Vec<Problem>>,
+    /// externalIPs that are outside the configured ranges.
+    denied: BTreeMap<ObjectKey, Vec<Problem>>,
     changed: Changed,
 }
 
@@ -77,6 +109,7 @@ impl Index {
             nodes: BTreeMap::new(),
             claims: Claims::default(),
             reported: BTreeMap::new(),
+            denied: BTreeMap::new(),
             changed: Changed::default(),
         }
     }
@@ -167,6 +200,7 @@ impl Index {
         let problems: BTreeSet<_> = self
             .reported
             .values()
+            .chain(self.denied.values())
             .flatten()
             .cloned()
             .chain(self.claims.problems())
@@ -174,7 +208,15 @@ impl Index {
         problems.into_iter().collect()
     }
 
-    fn set_service(&mut self, key: &ObjectKey, service: Option<Service>) {
+    fn set_service(&mut self, key: &ObjectKey, mut service: Option<Service>) {
+        let denied = service
+            .as_mut()
+            .map_or_else(Vec::new, |service| self.identity.deny_external_ips(service));
+        let before = match denied.is_empty() {
+            true => self.denied.remove(key),
+            false => self.denied.insert(key.clone(), denied),
+        };
+        self.changed.problems |= before.as_ref() != self.denied.get(key);
         let joined = self.services.entry(key.clone()).or_default();
         if joined.service != service {
             self.changed.problems |= self.claims.are_contested();
@@ -312,6 +354,7 @@ impl Index {
             external_local,
             endpoints_exist: selection.endpoints_exist,
             affinity: service.affinity,
+            source_ranges: service.source_ranges.of_family(ipv6),
             backends: backends
                 .filter(|(_, (in_local, in_cluster))| **in_local || **in_cluster)
                 .map(

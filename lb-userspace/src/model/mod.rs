@@ -11,7 +11,7 @@ mod node;
 mod select;
 mod service;
 
-pub use address::{is_reachable, parse_address, parse_prefix};
+pub use address::{is_inside, is_reachable, parse_address, parse_prefix};
 pub use change::{Change, ObjectKey};
 pub use desired::{BackendEndpoint, DesiredState, FrontendAddress, Problem, ServicePort, ServicePortId};
 pub use endpoint::{Endpoint, EndpointPort, EndpointSlice};
@@ -19,4 +19,4 @@ pub use facts::{DeviceFacts, NodeFacts};
 pub use index::{Changed, Index, NodeIdentity};
 pub use node::NodeObject;
 pub use select::{Candidate, Scopes, Selection, select};
-pub use service::{Ingress, Port, Service};
+pub use service::{Ingress, Port, Service, SourceRanges};

@@ -30,6 +30,36 @@ pub struct Service {
     pub external_local: bool,
     /// Idle timeout in seconds of `sessionAffinity: ClientIP`.
     pub affinity: Option<u32>,
+    /// Who may use the addresses from the status.
+    pub source_ranges: SourceRanges,
+    /// `healthCheckNodePort`. `None` also where it is of no use: unless the type is LoadBalancer and the
+    /// external policy Local.
+    pub health_check_port: Option<u16>,
+}
+
+/// `loadBalancerSourceRanges`.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct SourceRanges {
+    /// Address and length in bits.
+    pub ranges: Vec<(IpAddr, u8)>,
+    /// There are entries that cannot be read.
+    pub unreadable: bool,
+}
+
+impl SourceRanges {
+    /// The ranges of one family, sorted; `None`: everybody is let in.
+    ///
+    /// A family without a range is open, as with kube-proxy. But if an entry cannot be read, nobody knows
+    /// whom it was to let in, nor of which family: then a family without a range is closed.
+    #[must_use]
+    pub fn of_family(&self, ipv6: bool) -> Option<Vec<(IpAddr, u8)>> {
+        let ranges = self
+            .ranges
+            .iter()
+            .filter(|(address, _)| address.is_ipv6() == ipv6);
+        let ranges: BTreeSet<_> = ranges.copied().collect();
+        (!ranges.is_empty() || self.unreadable).then(|| ranges.into_iter().collect())
+    }
 }
 
 /// An address that a load balancer gave to a Service.

@@ -19,7 +19,8 @@ pub struct Hints {
     pub pod_devices: Vec<Pattern>,
     /// What the operator says of single devices.
     pub devices: Vec<DeviceOverride>,
-    /// Addresses that NodePorts are served on are in one of these; empty: the primary ones.
+    /// Addresses that NodePorts are served on are in one of these (or of a family that none of them is of);
+    /// empty: the primary ones.
     pub nodeport_addresses: Vec<Prefix>,
 }
 

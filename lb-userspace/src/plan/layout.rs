@@ -271,6 +271,7 @@ mod tests {
             external_local: true,
             endpoints_exist: true,
             affinity: None,
+            source_ranges: None,
             backends: backends
                 .iter()
                 .map(|(octet, on_this_node, in_local, in_cluster)| BackendEndpoint {

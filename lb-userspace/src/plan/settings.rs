@@ -1,6 +1,6 @@
 //! What a plan depends on besides the cluster and the node: settings of the agent.
 
-use std::{ops::RangeInclusive, time::Duration};
+use std::{net::IpAddr, ops::RangeInclusive, time::Duration};
 
 use lb_common::abi::capacity;
 
@@ -13,6 +13,13 @@ pub struct PlanSettings {
     pub snat_ports: RangeInclusive<u16>,
     /// Masquerade all ClusterIP traffic.
     pub masquerade_all: bool,
+    /// Sources can be told to be this node's pods. If not, pods are clients like those outside, and nobody's
+    /// ClusterIP traffic is masqueraded for being none of a pod.
+    pub pod_detection: bool,
+    /// Serve NodePorts on 127.0.0.1 too, masqueraded.
+    pub localhost_nodeports: bool,
+    /// Ranges that Services' ClusterIPs are from: address and length in bits.
+    pub service_cidrs: Vec<(IpAddr, u8)>,
     /// How long an address is still recognised after its last frontend has gone, for the sake of
     /// established flows.
     pub linger: Duration,
@@ -65,6 +72,9 @@ impl Default for PlanSettings {
             seed: 0,
             snat_ports: 61_000..=65_535,
             masquerade_all: false,
+            pod_detection: true,
+            localhost_nodeports: false,
+            service_cidrs: Vec::new(),
             // As long as an idle TCP flow is remembered.
             linger: Duration::from_secs(2 * 3600),
             capacities: Capacities::default(),

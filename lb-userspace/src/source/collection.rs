@@ -167,7 +167,7 @@ mod tests {
 
     impl Bench {
         fn new() -> Self {
-            let index = Index::new(NodeIdentity { name: "a".into() });
+            let index = Index::new(NodeIdentity::new("a"));
             Self {
                 collection: Collection::default(),
                 index,

@@ -189,7 +189,8 @@ impl Hub {
         let known = &mut self.kinds[kind];
         match notice {
             Notice::Listing => known.listing = Some(HashSet::new()),
-            Notice::Applied(key, Converted { change, problems }) => {
+            Notice::Applied(key, converted) => {
+                let Converted { change, problems } = *converted;
                 let subject = (known.subject)(&key);
                 known.note(key);
                 self.tell(Event::Change(change)).await?;

@@ -41,7 +41,7 @@ pub(super) enum Notice {
     /// A full list begins.
     Listing,
     /// An object is there, or is different.
-    Applied(ObjectKey, Converted),
+    Applied(ObjectKey, Box<Converted>),
     /// An object is there and cannot be read; not even its name, perhaps.
     Malformed(Option<ObjectKey>, String),
     /// An object is gone.
@@ -242,7 +242,7 @@ impl<K: Object> Follower<K> {
 
     async fn apply(&self, object: DeserializeGuard<K>) -> Result<(), Unheard> {
         self.tell(match object.0 {
-            Ok(object) => Notice::Applied(object.key(), object.convert()),
+            Ok(object) => Notice::Applied(object.key(), Box::new(object.convert())),
             Err(invalid) => Notice::Malformed(Some(key_of(&invalid.metadata)), invalid.error),
         })
         .await

@@ -42,6 +42,7 @@ fn port(index: usize, ipv6: bool, draw: &Draw) -> ServicePort {
         external_local: *external_local,
         endpoints_exist: !backends.is_empty(),
         affinity: *affinity,
+        source_ranges: None,
         backends: backends
             .iter()
             .filter(|(octet, ..)| seen.insert(*octet))

@@ -79,7 +79,7 @@ async fn read(objects: &str, scratch: &Path) -> Vec<Change> {
 }
 
 fn index() -> Index {
-    Index::new(NodeIdentity { name: "n1".into() })
+    Index::new(NodeIdentity::new("n1"))
 }
 
 /// Takes the steps; what the maps mean after each.

@@ -147,6 +147,7 @@ pub(crate) fn service(name: &str, address: u8, backends: &[u8]) -> ServicePort {
         external_local: false,
         endpoints_exist: !backends.is_empty(),
         affinity: None,
+        source_ranges: None,
         backends: backends
             .iter()
             .map(|octet| BackendEndpoint {

@@ -58,6 +58,8 @@ spec:
   sessionAffinity: ClientIP
   sessionAffinityConfig: {clientIP: {timeoutSeconds: 30}}
   externalIPs: [198.51.100.022]
+  healthCheckNodePort: 31000
+  loadBalancerSourceRanges: [' 203.0.113.077/025', '2001:db8:c11e:a::/64 ', '']
   ports:
   - {name: http, port: 80, targetPort: web, nodePort: 30001}
   - {name: dns, port: 53, protocol: UDP, nodePort: 30002}
@@ -101,6 +103,11 @@ status:
             internal_local: false,
             external_local: true,
             affinity: Some(30),
+            source_ranges: SourceRanges {
+                ranges: vec![(ip("203.0.113.0"), 25), (ip("2001:db8:c11e:a::"), 64)],
+                unreadable: false,
+            },
+            health_check_port: Some(31_000),
         }
     );
     assert_eq!(problems, Vec::<String>::new());
@@ -253,6 +260,68 @@ fn node_ports_and_status_addresses_count_only_for_the_types_that_have_them() {
             "{kind}"
         );
         assert_eq!(problems, Vec::<String>::new());
+    }
+}
+
+#[test]
+fn source_ranges_count_for_load_balancers_and_what_cannot_be_read_of_them_lets_nobody_in() {
+    let everybody: Option<&[&str]> = None;
+    for (kind, ranges, v4, v6, said) in [
+        ("LoadBalancer", "[]", everybody, everybody, 0),
+        ("LoadBalancer", "['', ' ']", None, None, 0),
+        (
+            "LoadBalancer",
+            "[10.0.0.0/8, ' 192.0.2.7/24 ', 010.0.0.0/08]",
+            Some(&["10.0.0.0/8", "192.0.2.0/24"][..]),
+            None,
+            0,
+        ),
+        ("LoadBalancer", "['fd00::/8']", None, Some(&["fd00::/8"]), 0),
+        (
+            "LoadBalancer",
+            "[10.0.0.0/8, junk]",
+            Some(&["10.0.0.0/8"]),
+            Some(&[]),
+            1,
+        ),
+        ("LoadBalancer", "[10.0.0.0]", Some(&[]), Some(&[]), 1),
+        ("NodePort", "[10.0.0.0/8]", None, None, 0),
+        ("ClusterIP", "[junk]", None, None, 0),
+    ] {
+        let spec = format!("type: {kind}, clusterIP: 172.30.0.1, loadBalancerSourceRanges: {ranges}");
+        let (service, problems) = service(&manifest("", &spec));
+        for (ipv6, expected) in [(false, v4), (true, v6)] {
+            let found = service.source_ranges.of_family(ipv6);
+            let texts = found.map(|ranges| {
+                let text = |(address, bits): &(IpAddr, u8)| format!("{address}/{bits}");
+                ranges.iter().map(text).collect::<Vec<_>>()
+            });
+            let expected = expected.map(|expected| expected.iter().map(ToString::to_string).collect());
+            assert_eq!(texts, expected, "{kind} {ranges} ipv6 {ipv6}");
+        }
+        assert_eq!(problems.len(), said, "{kind} {ranges}: {problems:?}");
+    }
+}
+
+#[test]
+fn a_health_check_port_is_that_of_a_load_balancer_with_policy_local() {
+    for (kind, policy, port, expected, said) in [
+        ("LoadBalancer", "Local", 31_000, Some(31_000), 0),
+        ("LoadBalancer", "Cluster", 31_000, None, 0),
+        ("LoadBalancer", "Local", 0, None, 0),
+        ("LoadBalancer", "Local", 99_999, None, 1),
+        ("NodePort", "Local", 31_000, None, 0),
+        ("ClusterIP", "Local", 31_000, None, 0),
+    ] {
+        let spec = format!(
+            "type: {kind}, clusterIP: 172.30.0.1, externalTrafficPolicy: {policy}, healthCheckNodePort: {port}"
+        );
+        let (service, problems) = service(&manifest("", &spec));
+        assert_eq!(
+            (service.health_check_port, problems.len()),
+            (expected, said),
+            "{spec}"
+        );
     }
 }
 

@@ -109,9 +109,7 @@ fn about(change: &Change) -> (u8, ObjectKey) {
 }
 
 fn index_of(changes: impl IntoIterator<Item = Change>) -> Index {
-    let mut index = Index::new(NodeIdentity {
-        name: "node-a".into(),
-    });
+    let mut index = Index::new(NodeIdentity::new("node-a"));
     changes.into_iter().for_each(|change| index.apply(change));
     index
 }
@@ -131,7 +129,7 @@ proptest! {
     /// Whoever looks only at what is said to have changed, however rarely, misses nothing.
     #[test]
     fn following_the_changed_services_gives_the_whole(changes in vec((any_change(), any::<bool>()), 0..40)) {
-        let mut index = Index::new(NodeIdentity { name: "node-a".into() });
+        let mut index = Index::new(NodeIdentity::new("node-a"));
         let mut followed: BTreeMap<ObjectKey, Vec<ServicePort>> = BTreeMap::new();
         let (mut other_nodes, mut problems) = (Vec::new(), Vec::new());
         for (change, look) in changes.into_iter().chain([(Change::NodeDeleted("node-z".into()), true)]) {

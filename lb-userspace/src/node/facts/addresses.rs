@@ -59,7 +59,14 @@ impl<'a> NodeAddresses<'a> {
         if wanted.is_empty() {
             return sorted([true, false].into_iter().filter_map(|v4| self.primary(v4)));
         }
-        let inside = |address: &IpAddr| wanted.iter().any(|prefix| prefix.contains(*address));
+        // As kube-proxy has it: of a family of which no range is given, every address counts.
+        let inside = |address: &IpAddr| {
+            let mut of_family = wanted
+                .iter()
+                .filter(|prefix| prefix.address().is_ipv4() == address.is_ipv4())
+                .peekable();
+            of_family.peek().is_none() || of_family.any(|prefix| prefix.contains(*address))
+        };
         sorted(
             self.addresses
                 .iter()

@@ -439,13 +439,26 @@ fn both_families_have_primary_addresses() {
         &expected("node ports 192.168.0.5 2001:db8::5"),
     );
     let mut chosen = hints(&[], &both);
-    chosen.nodeport_addresses = prefixes(&["192.168.0.0/24"]);
-    check(
-        "operator's choice",
-        &node,
-        &chosen,
-        &expected("node ports 192.168.0.5 192.168.0.6"),
-    );
+    for (what, ranges, node_ports) in [
+        (
+            "operator's choice of one family: all of the other",
+            &["192.168.0.0/24"][..],
+            "node ports 192.168.0.5 192.168.0.6 2001:db8::5 2001:db8::99",
+        ),
+        (
+            "operator's choice of both families",
+            &["192.168.0.6/32", "2001:db8::5/128"],
+            "node ports 192.168.0.6 2001:db8::5",
+        ),
+        (
+            "operator's choice that no address fits",
+            &["10.9.0.0/16", "fd00:9::/64", "127.0.0.0/8"],
+            "node ports ",
+        ),
+    ] {
+        chosen.nodeport_addresses = prefixes(ranges);
+        check(what, &node, &chosen, &expected(node_ports));
+    }
     let other = [
         "1 lo Loopback",
         "2 eth0 Uplink 192.168.0.6 2001:db8::5",

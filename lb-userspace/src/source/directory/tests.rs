@@ -28,7 +28,7 @@ impl Bench {
         }
         let (sender, events) = mpsc::channel(16);
         spawn(folder.clone(), sender);
-        let index = Index::new(NodeIdentity { name: "a".into() });
+        let index = Index::new(NodeIdentity::new("a"));
         Self {
             folder,
             events,
