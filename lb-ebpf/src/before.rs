@@ -105,7 +105,9 @@ fn open<F: Maps>(packet: &Tc, scratch: &mut Scratch<F::Addr>, hook: Hook, kind: 
                     Outcome::DroppedUnknownFlow
                 }
                 // Routed here with the whole range of the Services' addresses.
-                (Hook::HostOut, Kind::Passed) if outcome == Outcome::PassedNotOurs => Outcome::DroppedNoService,
+                (Hook::HostOut, Kind::Passed) if outcome == Outcome::PassedNotOurs => {
+                    Outcome::DroppedNoService
+                }
                 (Hook::HostOut, Kind::Passed) => Outcome::RejectedNoFrontend,
                 _ => outcome,
             };

@@ -5,7 +5,7 @@ use aya_ebpf::{
     bindings::{BPF_FIB_LOOKUP_SKIP_NEIGH, BPF_NOEXIST, bpf_fib_lookup as FibParams, bpf_sock_tuple},
     btf_maps::lpm_trie,
     helpers::generated::{
-        bpf_fib_lookup, bpf_ktime_get_coarse_ns, bpf_sk_lookup_udp, bpf_sk_release, bpf_skc_lookup_tcp,
+        bpf_fib_lookup, bpf_ktime_get_coarse_ns, bpf_sk_lookup_tcp, bpf_sk_lookup_udp, bpf_sk_release,
     },
 };
 use core::ffi::c_void;
@@ -319,7 +319,7 @@ fn socket6(ctx: *mut c_void, tcp: bool, addresses: &[[u32; 4]; 2], ports: [u16; 
 fn is_connected(ctx: *mut c_void, tcp: bool, tuple: &mut bpf_sock_tuple, length: u32) -> u32 {
     let socket = if tcp {
         // SAFETY: the context is the program's own; the tuple is at least as long as said.
-        unsafe { bpf_skc_lookup_tcp(ctx, tuple, length, OWN_NAMESPACE, 0) }
+        unsafe { bpf_sk_lookup_tcp(ctx, tuple, length, OWN_NAMESPACE, 0) }
     } else {
         // SAFETY: as above.
         unsafe { bpf_sk_lookup_udp(ctx, tuple, length, OWN_NAMESPACE, 0) }

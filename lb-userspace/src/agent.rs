@@ -133,6 +133,7 @@ pub async fn run(config: Config) -> Result<()> {
         localhost_nodeports,
         service_cidrs: service_ranges,
         linger,
+        tick: PlanSettings::default().tick,
         capacities: Capacities {
             embryos: capacities.embryos(),
             ..Capacities::default()

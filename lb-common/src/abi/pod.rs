@@ -24,8 +24,8 @@ macro_rules! pod {
 }
 
 use super::{
-    Addr4, Addr6, Address, Affinity, AffinityKey, Backend, Counter, Device, Flow, Frontend, FrontendKey, Node,
-    Range, RangeKey, Rows, Service, Set, Source, Tuple,
+    Addr4, Addr6, Address, Affinity, AffinityKey, Backend, Counter, Device, Flow, Frontend, FrontendKey,
+    Node, Range, RangeKey, Rows, Service, Set, Source, Tuple,
 };
 
 pod! {

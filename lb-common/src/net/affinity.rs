@@ -44,7 +44,7 @@ pub(super) fn recall<F: Net, T: Tables<F>>(
         return NONE;
     }
     scratch.affinity = *record;
-    let position = position(tables, scratch, set, scope);
+    let position = position(tables, &scratch.affinity, set, scope);
     if position == NONE {
         return NONE;
     }
@@ -69,11 +69,11 @@ pub(super) fn remember<F: Net, T: Tables<F>>(tables: &T, scratch: &mut Scratch<F
     }
 }
 
-/// Where the backend of `scratch.affinity` is within a scope. The backends of a set are three parts, each sorted.
+/// Where the backend of a record is within a scope. The backends of a set are three parts, each sorted.
 #[inline(always)]
-fn position<F: Net, T: Tables<F>>(
+pub(super) fn position<F: Net, T: Tables<F>>(
     tables: &T,
-    scratch: &Scratch<F::Addr>,
+    wanted: &Affinity<F::Addr>,
     set: &Set,
     scope: Scope,
 ) -> u32 {
@@ -82,7 +82,6 @@ fn position<F: Net, T: Tables<F>>(
         Scope::Local => (0, cluster_from, local),
         Scope::Cluster => (cluster_from, local, total),
     };
-    let wanted = &scratch.affinity;
     match search(tables, set.backends, from, middle, wanted) {
         NONE => search(tables, set.backends, middle, to, wanted),
         position => position,

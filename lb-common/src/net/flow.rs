@@ -9,7 +9,8 @@
 //! owns is left to it: the new flow gets another source port.
 
 use crate::abi::{
-    Action, Affinity, AffinityKey, DeviceKind, Event, Flow, FrontendKey, Kind, Outcome, Phase, RangeKey, State, Tuple,
+    Action, Affinity, AffinityKey, DeviceKind, Event, Flow, FrontendKey, Kind, Outcome, Phase, RangeKey,
+    State, Tuple,
 };
 
 use super::{

@@ -1,6 +1,6 @@
 //! Whom a packet is addressed to, and whether its sender may use that address.
 
-use crate::abi::{Address, DeviceKind, FrontendKind, Outcome, Protocol, RangeKey, Set};
+use crate::abi::{Address, DeviceKind, FrontendKey, FrontendKind, Outcome, Protocol, RangeKey, Set};
 
 use super::{
     Client, Net, Scratch, Tables,
@@ -39,19 +39,22 @@ pub(super) fn frontend<F: Net, T: Tables<F>>(
 ///
 /// A ClusterIP is nobody else's, so it is refused at once. A LoadBalancer address or an externalIP may well be, and
 /// a node's own address always is: what no Service serves there is none of our business.
-#[inline(always)]
-pub(super) const fn unserved(address: Address, flags: u8) -> Outcome {
-    let others = Address::OWN
-        | Address::NODE_PORTS
-        | Address::OTHER_NODE
-        | Address::EXTERNAL
-        | Address::LOCALHOST;
-    if address.flags & others != 0 {
-        Outcome::PassedNoFrontend
-    } else if !address.has(Address::CLUSTER_IP) {
+#[inline(never)]
+pub(super) fn unserved<F: Net, T: Tables<F>>(
+    tables: &T,
+    scratch: &mut Scratch<F::Addr>,
+    address: Address,
+) -> Outcome {
+    let others =
+        Address::OWN | Address::NODE_PORTS | Address::OTHER_NODE | Address::EXTERNAL | Address::LOCALHOST;
+    if address.flags & others != 0 || !address.has(Address::CLUSTER_IP) {
+        return Outcome::PassedNoFrontend;
+    }
+    scratch.frontend = FrontendKey::mark_of(scratch.parsed.tuple.destination);
+    if tables.frontend(&scratch.frontend).is_none() {
         // The ClusterIP of a Service that is gone, of which flows may be left.
         Outcome::DroppedNoService
-    } else if flags & RST != 0 {
+    } else if scratch.parsed.flags & RST != 0 {
         Outcome::DroppedUnknownFlow
     } else {
         Outcome::RejectedNoFrontend
@@ -62,11 +65,7 @@ pub(super) const fn unserved(address: Address, flags: u8) -> Outcome {
 /// is not so only by accident: an externalIP can be an address of this node, with any port.) The first segment of a
 /// TCP connection never does.
 #[inline(always)]
-pub(super) fn is_own<F: Net, T: Tables<F>>(
-    tables: &T,
-    scratch: &Scratch<F::Addr>,
-    address: Address,
-) -> bool {
+pub(super) fn is_own<F: Net, T: Tables<F>>(tables: &T, scratch: &Scratch<F::Addr>, address: Address) -> bool {
     let parsed = &scratch.parsed;
     address.has(Address::OWN)
         && (parsed.tuple.protocol != Protocol::Tcp as u8 || !is_first(parsed.tuple.protocol, parsed.flags))

@@ -34,7 +34,7 @@ pub(super) fn plan<F: Net, T: Tables<F>>(
     let client = client(class, arrival.kind);
     let flags = scratch.parsed.flags;
     let Some((service, kind)) = frontend(tables, scratch, address, arrival.kind, client) else {
-        return unserved(address, flags);
+        return unserved(tables, scratch, address);
     };
     if is_own(tables, scratch, address) {
         return Outcome::PassedOwnConnection;
@@ -109,9 +109,8 @@ pub(super) fn plan<F: Net, T: Tables<F>>(
     let here = backend.flags & Backend::<F::Addr>::LOCAL != 0;
     let host = backend.flags & Backend::<F::Addr>::HOST != 0;
     // What the stack gives to a process of this node does not pass another program of ours.
-    let masquerade = matches!(kind, FrontendKind::ClusterIp)
-        && node.flags & Node::MASQUERADE_ALL != 0
-        && !(here && host);
+    let masquerade =
+        matches!(kind, FrontendKind::ClusterIp) && node.flags & Node::MASQUERADE_ALL != 0 && !(here && host);
     match arrival.kind {
         DeviceKind::Pod | DeviceKind::BridgePort => {
             // Back to the client itself: it must not see its own address as its peer.
@@ -138,8 +137,7 @@ pub(super) fn plan<F: Net, T: Tables<F>>(
         DeviceKind::Host | DeviceKind::Loopback => {
             // A loopback address, or a Service address that is this node's too: the reply would not come back.
             let source = tables.address(&scratch.key.source);
-            let foreign =
-                !matches!(class, SourceClass::Node) || source.is_some_and(|a| a.has(Address::VIP));
+            let foreign = !matches!(class, SourceClass::Node) || source.is_some_and(|a| a.has(Address::VIP));
             let outcome = around(tables, arrival, scratch, here, foreign);
             if outcome != Outcome::ForwardedNew {
                 return outcome;

@@ -187,6 +187,10 @@ impl<F: Net> SimTables<F> {
                     _ => Address::EXTERNAL,
                 };
                 self.add_address(at.ip(), Address::VIP | flag);
+                if kind == FrontendKind::ClusterIp {
+                    let mark = FrontendKey::mark_of(address::<F>(at.ip()));
+                    self.frontends.insert(mark, Frontend::MARK);
+                }
                 address::<F>(at.ip())
             }
         };

@@ -119,6 +119,7 @@ fn kept_maps() -> impl Iterator<Item = &'static str> {
     names::FLOWS
         .into_iter()
         .chain(names::EMBRYOS)
+        .chain(names::AFFINITY)
         .chain([names::COUNTERS])
 }
 

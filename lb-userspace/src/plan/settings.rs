@@ -20,6 +20,8 @@ pub struct PlanSettings {
     pub localhost_nodeports: bool,
     /// Ranges that Services' ClusterIPs are from: address and length in bits.
     pub service_cidrs: Vec<(IpAddr, u8)>,
+    /// Length of a tick of the data path's clock.
+    pub tick: Duration,
     /// How long an address is still recognised after its last frontend has gone, for the sake of
     /// established flows.
     pub linger: Duration,
@@ -44,6 +46,8 @@ pub struct Capacities {
     pub sets: u32,
     /// Maps `backends`.
     pub backends: u32,
+    /// Maps `ranges`.
+    pub ranges: u32,
     /// Map `maglev`.
     pub maglev: u32,
     /// Maps `embryos`; a power of two.
@@ -60,6 +64,7 @@ impl Default for Capacities {
             services: capacity::SERVICES,
             sets: capacity::SETS,
             backends: capacity::BACKENDS,
+            ranges: capacity::RANGES,
             maglev: capacity::MAGLEV,
             embryos: capacity::EMBRYOS,
         }
@@ -75,6 +80,7 @@ impl Default for PlanSettings {
             pod_detection: true,
             localhost_nodeports: false,
             service_cidrs: Vec::new(),
+            tick: Duration::from_nanos(1 << 30),
             // As long as an idle TCP flow is remembered.
             linger: Duration::from_secs(2 * 3600),
             capacities: Capacities::default(),
