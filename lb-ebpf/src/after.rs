@@ -3,13 +3,14 @@
 
 use aya_ebpf::programs::TcContext;
 use lb_common::{
-    abi::{Address, DeviceKind, Flow, Hook, Kind, Outcome, V4, V6},
-    net::{Cursor, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Tables, after},
+    abi::{Address, DeviceKind, Flow, Hook, Kind, Outcome, Phase, V4, V6},
+    net::{Cursor, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Odd, Tables, after},
 };
 
 use crate::{
-    before,
+    before, fragment,
     maps::{Maps, Workspace},
+    odd,
     outcome::{TC_NEXT, TC_SHOT, conclude},
     packet::{Packet, Tc},
     rewrite::translate_tc,
@@ -28,7 +29,7 @@ pub(crate) fn tc(ctx: &TcContext, hook: Hook) -> i32 {
 }
 
 #[inline(always)]
-fn end(packet: &Tc, hook: Hook, outcome: Outcome) -> i32 {
+pub(crate) fn end(packet: &Tc, hook: Hook, outcome: Outcome) -> i32 {
     conclude(packet, hook, outcome, packet.length());
     if matches!(outcome.kind(), Kind::Dropped) {
         TC_SHOT
@@ -44,7 +45,11 @@ fn judge<F: Maps>(packet: &Tc, hook: Hook) -> i32 {
     };
     match F::parse(packet) {
         Ok(parsed) => workspace.flow.parsed = parsed,
-        Err(outcome) => return end(packet, hook, outcome),
+        Err(Odd::Pass(outcome)) => return end(packet, hook, outcome),
+        Err(Odd::Look) => match odd::tc::<F>(packet, workspace, hook, DeviceKind::Host, Phase::After) {
+            odd::PORTS => {}
+            verdict => return verdict,
+        },
     }
     let kernel = Kernel {
         ctx: packet.skb.cast(),
@@ -52,6 +57,9 @@ fn judge<F: Maps>(packet: &Tc, hook: Hook) -> i32 {
     };
     if let Some(flow) = after::<F, Kernel>(&kernel, &mut workspace.flow) {
         let done = translate_tc::<F>(packet, &flow.to);
+        if workspace.flow.parsed.first != 0 {
+            fragment::tc::<F>(packet, workspace, Phase::After);
+        }
         return end(
             packet,
             hook,
@@ -65,8 +73,15 @@ fn judge<F: Maps>(packet: &Tc, hook: Hook) -> i32 {
     if hook as u8 == Hook::UplinkOut as u8 && packet.is_local() {
         let address = Tables::<F>::address(&kernel, &workspace.flow.parsed.tuple.destination);
         if address.is_some_and(|a| a.has(Address::OTHER_NODE)) && !is_translated::<F>(&kernel, workspace) {
-            return before::open_or_refuse::<F>(packet, workspace, hook, DeviceKind::Host);
+            let verdict = before::open_or_refuse::<F>(packet, workspace, hook, DeviceKind::Host);
+            if workspace.flow.parsed.first != 0 {
+                fragment::tc::<F>(packet, workspace, Phase::Before);
+            }
+            return verdict;
         }
+    }
+    if workspace.flow.parsed.first != 0 {
+        fragment::tc::<F>(packet, workspace, Phase::After);
     }
     end(packet, hook, Outcome::PassedNotOurs)
 }

@@ -5,12 +5,14 @@ use aya_ebpf::{
     programs::{TcContext, XdpContext},
 };
 use lb_common::{
-    abi::{Action, DeviceKind, Flow, Hook, Kind, Outcome, Phase, V4, V6},
-    net::{Arrival, Before, Cursor, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Scratch, Tables, before, tcp_flag},
+    abi::{Action, DeviceKind, Flow, Hook, Kind, Outcome, Phase, Tuple, V4, V6},
+    net::{Arrival, Before, Cursor, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Odd, Scratch, Tables, before, tcp_flag},
 };
 
 use crate::{
+    fragment,
     maps::{Maps, Workspace},
+    odd,
     outcome::{TC_NEXT, TC_SHOT, conclude},
     packet::{Packet, Tc, Xdp},
     refuse::refuse,
@@ -32,7 +34,7 @@ pub(crate) fn tc(ctx: &TcContext, hook: Hook, kind: DeviceKind) -> i32 {
 
 /// The end of a packet that is neither translated nor refused.
 #[inline(always)]
-fn leave(packet: &Tc, hook: Hook, outcome: Outcome) -> i32 {
+pub(crate) fn leave(packet: &Tc, hook: Hook, outcome: Outcome) -> i32 {
     // What goes into lb0 has nowhere else to go: its other end leads back to this node's stack.
     let outcome = match (hook, outcome.kind()) {
         (Hook::HostOut, Kind::Passed) => Outcome::DroppedOther,
@@ -53,9 +55,17 @@ fn judge<F: Maps>(packet: &Tc, hook: Hook, kind: DeviceKind) -> i32 {
     };
     match F::parse(packet) {
         Ok(parsed) => workspace.flow.parsed = parsed,
-        Err(outcome) => return leave(packet, hook, outcome),
+        Err(Odd::Pass(outcome)) => return leave(packet, hook, outcome),
+        Err(Odd::Look) => match odd::tc::<F>(packet, workspace, hook, kind, Phase::Before) {
+            odd::PORTS => {}
+            verdict => return verdict,
+        },
     }
-    open_or_refuse::<F>(packet, workspace, hook, kind)
+    let verdict = open_or_refuse::<F>(packet, workspace, hook, kind);
+    if workspace.flow.parsed.first != 0 {
+        fragment::tc::<F>(packet, workspace, Phase::Before);
+    }
+    verdict
 }
 
 /// Handles a packet with known headers. Refusing stands beside opening, not inside it: each needs most of
@@ -116,7 +126,9 @@ fn open<F: Maps>(packet: &Tc, scratch: &mut Scratch<F::Addr>, hook: Hook, kind: 
                 return REFUSE;
             }
             if kind == DeviceKind::BridgePort {
-                to_the_stack::<F>(packet, scratch, device);
+                scratch.key = scratch.parsed.tuple;
+                scratch.key.phase = Phase::After as u8;
+                to_the_stack::<F>(packet, &scratch.key, device);
             }
             leave(packet, hook, outcome)
         }
@@ -125,11 +137,11 @@ fn open<F: Maps>(packet: &Tc, scratch: &mut Scratch<F::Addr>, hook: Hook, kind: 
 
 /// How a translated packet leaves.
 #[derive(Clone, Copy)]
-struct Sending {
-    action: Action,
-    to: u32,
-    device: u32,
-    kind: DeviceKind,
+pub(crate) struct Sending {
+    pub(crate) action: Action,
+    pub(crate) to: u32,
+    pub(crate) device: u32,
+    pub(crate) kind: DeviceKind,
 }
 
 /// Translates and sends: gives the outcome, which the sending may still change, and the verdict.
@@ -143,27 +155,31 @@ fn forward<F: Maps>(packet: &Tc, flow: &Flow<F::Addr>, outcome: Outcome, how: &S
     if !translate_tc::<F>(packet, &flow.to) {
         return (Outcome::DroppedRewrite, TC_SHOT);
     }
-    let verdict = match how.action {
+    (outcome, depart(packet, how))
+}
+
+/// Sends a translated packet: gives the verdict.
+#[inline(always)]
+pub(crate) fn depart(packet: &Tc, how: &Sending) -> i32 {
+    let from_here = matches!(how.kind, DeviceKind::Host | DeviceKind::Loopback);
+    match how.action {
         Action::Stack => TC_NEXT,
         Action::Neighbour => send::neighbour(how.to),
         Action::Receive if how.to == how.device && !from_here => TC_NEXT,
         Action::Receive => send::receive(packet, how.to),
-    };
-    (outcome, verdict)
+    }
 }
 
 /// A reply between two pods of one bridge would be switched past the stack, which would then have seen one
 /// direction only (and netfilter would call the rest of the connection invalid): it is sent to the bridge
 /// itself, which routes it.
 #[inline(always)]
-fn to_the_stack<F: Maps>(packet: &Tc, scratch: &mut Scratch<F::Addr>, device: u32) {
+pub(crate) fn to_the_stack<F: Maps>(packet: &Tc, key: &Tuple<F::Addr>, device: u32) {
     let kernel = Kernel {
         ctx: packet.skb.cast(),
         device,
     };
-    scratch.key = scratch.parsed.tuple;
-    scratch.key.phase = Phase::After as u8;
-    if Tables::<F>::flow(&kernel, &scratch.key).is_some()
+    if Tables::<F>::flow(&kernel, key).is_some()
         && let Some(port) = Tables::<F>::device(&kernel, device)
     {
         packet.store(0, port.bridge_mac);
@@ -193,9 +209,17 @@ fn judge_xdp<F: Maps>(packet: &Xdp) -> Outcome {
     };
     match F::parse(packet) {
         Ok(parsed) => workspace.flow.parsed = parsed,
-        Err(outcome) => return outcome,
+        Err(Odd::Pass(outcome)) => return outcome,
+        Err(Odd::Look) => match odd::xdp::<F>(packet, workspace) {
+            None => {}
+            Some(outcome) => return outcome,
+        },
     }
-    open_xdp::<F>(packet, &mut workspace.flow)
+    let outcome = open_xdp::<F>(packet, &mut workspace.flow);
+    if workspace.flow.parsed.first != 0 && outcome.kind() == Kind::Forwarded {
+        fragment::xdp::<F>(packet, workspace);
+    }
+    outcome
 }
 
 #[inline(always)]

@@ -5,12 +5,17 @@
 //! ([`maps`], [`tables`]) and the kernel's ways of sending ([`send`], [`refuse`]).
 #![no_std]
 #![no_main]
+// Atomics that give back a value: the compiler has them for this target as intrinsics only.
+#![feature(core_intrinsics)]
+#![allow(internal_features)]
 // The program macros make undocumented, public items of their own.
 #![allow(missing_docs, unreachable_pub)]
 
 mod after;
 mod before;
+mod fragment;
 mod maps;
+mod odd;
 mod outcome;
 mod packet;
 mod refuse;

@@ -7,10 +7,11 @@ use aya_ebpf::{
 };
 use lb_common::{
     abi::{
-        Addr4, Addr6, Address, Affinity, AffinityKey, Backend, COUNTERS, Counter, Device, Flow, Frontend,
-        FrontendKey, Node, Range, RangeKey, Rows, Service, Set, Source, Tuple, V4, V6, capacity,
+        Addr4, Addr6, Address, Affinity, AffinityKey, Backend, COUNTERS, Counter, Device, Flow, Fragment,
+        FragmentKey, Frontend, FrontendKey, Node, Range, RangeKey, Rows, Service, Set, Source, Tuple, V4, V6,
+        capacity,
     },
-    net::{Refusal, Refuse, Scratch},
+    net::{Look, Refusal, Refuse, Scratch},
 };
 
 /// `BPF_F_MMAPABLE`: the agent writes tables through memory.
@@ -18,6 +19,7 @@ const MMAPABLE: usize = 1 << 10;
 
 type Flows<A> = HashMap<Tuple<A>, Flow<A>, { capacity::FLOWS as usize }>;
 type Embryos<A> = Array<Tuple<A>, { capacity::EMBRYOS as usize }>;
+type Fragments<A> = LruHashMap<FragmentKey<A>, Fragment, { capacity::FRAGMENTS as usize }>;
 type Addresses<A> = HashMap<A, Address, { capacity::ADDRESSES as usize }>;
 type Sources<A> = LpmTrie<A, Source, { capacity::SOURCES as usize }>;
 type Frontends<A> = HashMap<FrontendKey<A>, Frontend, { capacity::FRONTENDS as usize }>;
@@ -36,6 +38,8 @@ pub(crate) struct Workspace<A> {
     pub(crate) refusal: Refusal,
     /// What it quotes.
     pub(crate) quote: [u8; 48],
+    /// A packet that is not plain.
+    pub(crate) look: Look<A>,
 }
 
 #[btf_map]
@@ -88,6 +92,12 @@ pub(crate) static embryos4: Embryos<Addr4> = Array::new();
 #[btf_map]
 pub(crate) static embryos6: Embryos<Addr6> = Array::new();
 #[btf_map]
+pub(crate) static fragments4: Fragments<Addr4> = LruHashMap::new();
+#[btf_map]
+pub(crate) static fragments6: Fragments<Addr6> = LruHashMap::new();
+#[btf_map]
+pub(crate) static fragment_id: Array<u32, 1> = Array::new();
+#[btf_map]
 pub(crate) static workspace4: PerCpuArray<Workspace<Addr4>, 1> = PerCpuArray::new();
 #[btf_map]
 pub(crate) static workspace6: PerCpuArray<Workspace<Addr6>, 1> = PerCpuArray::new();
@@ -98,6 +108,8 @@ pub(crate) trait Maps: Refuse {
     fn flows() -> &'static Flows<Self::Addr>;
     /// `embryos4` or `embryos6`.
     fn embryos() -> &'static Embryos<Self::Addr>;
+    /// `fragments4` or `fragments6`.
+    fn fragments() -> &'static Fragments<Self::Addr>;
     /// `addresses4` or `addresses6`.
     fn addresses() -> &'static Addresses<Self::Addr>;
     /// `sources4` or `sources6`.
@@ -129,6 +141,7 @@ macro_rules! family {
 family! { V4, Addr4:
     flows = flows4: Flows<Addr4>,
     embryos = embryos4: Embryos<Addr4>,
+    fragments = fragments4: Fragments<Addr4>,
     addresses = addresses4: Addresses<Addr4>,
     sources = sources4: Sources<Addr4>,
     frontends = frontends4: Frontends<Addr4>,
@@ -143,6 +156,7 @@ family! { V4, Addr4:
 family! { V6, Addr6:
     flows = flows6: Flows<Addr6>,
     embryos = embryos6: Embryos<Addr6>,
+    fragments = fragments6: Fragments<Addr6>,
     addresses = addresses6: Addresses<Addr6>,
     sources = sources6: Sources<Addr6>,
     frontends = frontends6: Frontends<Addr6>,

@@ -6,7 +6,7 @@ use std::{
     net::{SocketAddr, TcpStream, UdpSocket},
     sync::{
         Mutex, PoisonError,
-        atomic::{AtomicU32, AtomicU64, Ordering},
+        atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering},
     },
     thread,
     time::{Duration, Instant},
@@ -117,6 +117,37 @@ impl Options {
 /// One attempt from inside `netns`. An error means that the attempt could not even be made.
 pub(crate) fn connect(netns: &Netns, proto: Proto, dst: SocketAddr, options: &Options) -> Result<Outcome> {
     netns.run(|| attempt(proto, dst, options))
+}
+
+/// One attempt for each of these options, several at a time; the outcomes are in the same order.
+pub(crate) fn connect_each(
+    netns: &Netns,
+    proto: Proto,
+    dst: SocketAddr,
+    attempts: &[Options],
+) -> Result<Vec<Outcome>> {
+    let next = AtomicUsize::new(0);
+    let mut outcomes: Vec<_> = thread::scope(|scope| {
+        let work = || -> Result<Vec<(usize, Outcome)>> {
+            netns.enter()?;
+            let mut own = Vec::new();
+            loop {
+                let number = next.fetch_add(1, Ordering::Relaxed);
+                let Some(options) = attempts.get(number) else {
+                    return Ok(own);
+                };
+                own.push((number, attempt(proto, dst, options)?));
+            }
+        };
+        let workers = attempts.len().min(PARALLEL as usize);
+        let workers: Vec<_> = (0..workers).map(|_| scope.spawn(work)).collect();
+        let outcomes = workers
+            .into_iter()
+            .map(|w| w.join().expect("an attempt does not panic"));
+        outcomes.collect::<Result<Vec<_>>>().map(|all| all.concat())
+    })?;
+    outcomes.sort_by_key(|(number, _)| *number);
+    Ok(outcomes.into_iter().map(|(_, outcome)| outcome).collect())
 }
 
 /// `n` attempts with source ports of their own, several at a time.

@@ -17,7 +17,7 @@ use crate::{
 
 /// For every namespace. IPv6 addresses are usable at once; nobody asks for routers; refusals are not rationed
 /// (the kernel's default of one ICMP error a second would turn most refusals of a probe into silence).
-const EVERYWHERE: &[(&str, &str)] = &[
+pub(crate) const EVERYWHERE: &[(&str, &str)] = &[
     ("ipv6/conf/all/accept_dad", "0"),
     ("ipv6/conf/default/accept_dad", "0"),
     ("ipv6/conf/default/router_solicitations", "0"),
@@ -26,7 +26,7 @@ const EVERYWHERE: &[(&str, &str)] = &[
 ];
 
 /// For namespaces that route.
-const ROUTER: &[(&str, &str)] = &[("ipv4/ip_forward", "1"), ("ipv6/conf/all/forwarding", "1")];
+pub(crate) const ROUTER: &[(&str, &str)] = &[("ipv4/ip_forward", "1"), ("ipv6/conf/all/forwarding", "1")];
 
 /// Builds everything; returns the places by name. Removing what a failure leaves is the caller's part.
 pub(crate) fn build(topology: &Topology, prefix: &str) -> Result<BTreeMap<String, Place>> {

@@ -23,6 +23,7 @@ use crate::{
     process::Child,
     server::Server,
     topology::{NodeSpec, Topology},
+    wiring::{self, Wiring},
 };
 
 /// A small cluster that exists. Dropping it removes its namespaces, processes, pins, cgroups and files.
@@ -59,6 +60,30 @@ impl Lab {
     /// Builds the topology. Needs root. Takes some hundred milliseconds.
     pub fn build(topology: &Topology) -> Result<Self> {
         topology.check()?;
+        let lab = Self::make(topology, |prefix| configure::build(topology, prefix))?;
+        if let Some(first) = topology.nodes.first() {
+            for client in &topology.clients {
+                lab.steer(&client.name, &first.name)?;
+            }
+        }
+        Ok(lab)
+    }
+
+    /// Builds what is wired by hand. It has places, but neither nodes nor clients: [`Lab::node`], [`Lab::steer`]
+    /// and [`Lab::serve`] are of no use in it.
+    pub fn wire(wiring: &Wiring) -> Result<Self> {
+        wiring.check()?;
+        let topology = Topology {
+            tag: wiring.tag.clone(),
+            ..Topology::new()
+        };
+        Self::make(&topology, |prefix| wiring::build(wiring, prefix))
+    }
+
+    fn make(
+        topology: &Topology,
+        build: impl FnOnce(&str) -> Result<BTreeMap<String, Place>>,
+    ) -> Result<Self> {
         if !nix::unistd::geteuid().is_root() {
             bail!("a lab needs root: it is made of network namespaces");
         }
@@ -67,7 +92,7 @@ impl Lab {
         let mut unbuilt = Unbuilt(Some(&prefix));
         let folder = cleanup::folder(&prefix);
         fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
-        let places = configure::build(topology, &prefix).context("cannot build the lab")?;
+        let places = build(&prefix).context("cannot build the lab")?;
         unbuilt.0 = None;
         let inner = Arc::new(Inner {
             prefix: prefix.clone(),
@@ -81,13 +106,7 @@ impl Lab {
         });
         cleanup::register(&inner);
         drop(building);
-        let lab = Self { inner };
-        if let Some(first) = topology.nodes.first() {
-            for client in &topology.clients {
-                lab.steer(&client.name, &first.name)?;
-            }
-        }
-        Ok(lab)
+        Ok(Self { inner })
     }
 
     /// Removes labs with this tag whose process has ended (crashed, or kept on purpose); returns how many.

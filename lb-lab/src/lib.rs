@@ -41,6 +41,7 @@ mod topology;
 mod transfer;
 mod wait;
 mod wire;
+mod wiring;
 
 pub use addr::{Cidr, Dual, DualCidr, Family, Proto};
 pub use capture::{Capture, Packet, hex_dump};
@@ -60,3 +61,4 @@ pub use topology::{
 pub use transfer::{Held, Transfer};
 pub use wait::{require_root, skip, wait_for};
 pub use wire::Answer;
+pub use wiring::{Cable, End, Wired, Wiring};

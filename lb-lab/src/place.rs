@@ -92,6 +92,11 @@ impl Place {
         client::probe(&self.netns, proto, dst, n, options)
     }
 
+    /// One attempt for each of these options, several at a time; the outcomes are in the same order.
+    pub fn connect_each(&self, proto: Proto, dst: SocketAddr, attempts: &[Options]) -> Result<Vec<Outcome>> {
+        client::connect_each(&self.netns, proto, dst, attempts)
+    }
+
     /// Downloads `bytes` bytes within `limit` and checks every one of them.
     pub fn download(&self, dst: SocketAddr, bytes: u64, limit: Duration) -> Result<Transfer> {
         transfer::download(&self.netns, dst, bytes, limit)

@@ -80,6 +80,18 @@ pub(crate) fn object_path(workspace: &Workspace) -> PathBuf {
     workspace.ebpf_target().join(BPF).join("ebpf/lb-ebpf")
 }
 
+/// Builds the bench's own programs; the result is the object's path.
+pub(crate) fn bench_object(workspace: &Workspace, toolchain: &EbpfToolchain) -> Result<PathBuf> {
+    say("building the bench's eBPF programs");
+    let mut build = ebpf_cargo(workspace, toolchain, "cargo");
+    build
+        .args(["build", "--profile", "ebpf"])
+        .args(ebpf_selection(&toolchain.compiler))
+        .args(["--features", "bench", "--bin", "lb-ebpf-bench"]);
+    child::run(&mut build).context("the bench's eBPF programs do not build")?;
+    Ok(workspace.ebpf_target().join(BPF).join("ebpf/lb-ebpf-bench"))
+}
+
 /// Builds the agent around the object.
 fn agent(workspace: &Workspace, args: &BuildArgs, cross: &Cross, object: &Path) -> Result<PathBuf> {
     say("building lb-agent");

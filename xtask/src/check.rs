@@ -45,7 +45,7 @@ enum Gate {
     Clippy,
     /// Lints of the programs.
     ClippyEbpf,
-    /// Lints of the programs with their log lines.
+    /// Lints of the programs with their log lines, and of the bench's.
     ClippyEbpfLog,
     /// Documentation.
     Docs,
@@ -117,7 +117,7 @@ impl Gate {
                 );
             }
             Self::ClippyEbpfLog => {
-                let features = ["--features", "log"];
+                let features = ["--features", "log,bench"];
                 tool(
                     report,
                     "clippy-ebpf-log",

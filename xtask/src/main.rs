@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Set-up, build, demo, tests and checks: which command does what.
 
+mod bench;
 mod build;
+mod cases;
 mod check;
 mod child;
 mod cross;
@@ -41,10 +43,15 @@ enum Command {
     Check(check::CheckArgs),
     /// Build everything and run every test.
     Test(test::TestArgs),
+    /// Run a folder of behaviour cases against the real agent.
+    Cases(cases::CasesArgs),
     /// Break the source in small ways and see whether a test notices.
     Mutants(mutants::MutantsArgs),
     /// Build the agent and run it on devices of this machine.
     Run(run::RunArgs),
+    /// Measure: nanoseconds a packet.
+    #[command(subcommand)]
+    Bench(bench::BenchCommand),
     /// Set up a small cluster and show Services being load-balanced.
     Demo(demo::DemoArgs),
 }
@@ -63,8 +70,10 @@ fn dispatch(cli: Cli) -> Result<ExitCode> {
         Command::Build(args) => build::command(&workspace, &args)?,
         Command::Check(args) => return check::command(&workspace, &args),
         Command::Test(args) => return test::command(&workspace, &args),
+        Command::Cases(args) => return cases::command(&workspace, &args),
         Command::Mutants(args) => return mutants::command(&workspace, &args),
         Command::Run(args) => run::command(&workspace, &args)?,
+        Command::Bench(bench) => return bench::command(&workspace, &bench),
         Command::Demo(args) => return demo::command(&workspace, &args),
     }
     Ok(ExitCode::SUCCESS)

@@ -82,8 +82,10 @@ numbered! {
         PassedNotOurs = "passed-not-ours";
         /// Passed: one of our addresses, but no frontend has this port.
         PassedNoFrontend = "passed-no-frontend";
-        /// Passed: a fragment that does not start its datagram, and so has no ports.
+        /// Passed: a fragment of no flow's datagram, or one that does not start its datagram and whose first was not seen.
         PassedFragment = "passed-fragment";
+        /// Passed: IPv6 extension headers that are not understood, or more of them than are followed.
+        PassedExtension = "passed-extension";
         /// Passed: left by XDP to the TC program of the same device.
         PassedToTc = "passed-to-tc";
         /// Passed: headers that are cut short or contradict themselves.
@@ -96,6 +98,10 @@ numbered! {
         ForwardedNew = "forwarded-new";
         /// Forwarded: in the middle of a TCP connection that was not known, to the backend that any node would choose.
         ForwardedMidstream = "forwarded-midstream";
+        /// Forwarded: a later fragment of a flow's datagram.
+        ForwardedFragment = "forwarded-fragment";
+        /// Forwarded: an ICMP error about a known flow.
+        ForwardedError = "forwarded-error";
         /// Rejected: the Service has no endpoint anywhere.
         RejectedNoEndpoints = "rejected-no-endpoints";
         /// Rejected: sent to a ClusterIP that has no such port, or by this node itself to another Service address.
@@ -168,10 +174,15 @@ impl Outcome {
             | O::PassedNotOurs
             | O::PassedNoFrontend
             | O::PassedFragment
+            | O::PassedExtension
             | O::PassedToTc
             | O::PassedMalformed
             | O::PassedOwnConnection => Kind::Passed,
-            O::ForwardedFlow | O::ForwardedNew | O::ForwardedMidstream => Kind::Forwarded,
+            O::ForwardedFlow
+            | O::ForwardedNew
+            | O::ForwardedMidstream
+            | O::ForwardedFragment
+            | O::ForwardedError => Kind::Forwarded,
             O::RejectedNoEndpoints | O::RejectedNoFrontend | O::RejectedUnknownFlow => Kind::Rejected,
             O::DroppedNoLocalEndpoints
             | O::DroppedSourceRange

@@ -8,6 +8,7 @@ mod affinity;
 mod backend;
 mod counter;
 mod flow;
+mod fragment;
 mod frontend;
 mod node;
 mod pod;
@@ -19,6 +20,7 @@ pub use affinity::{Affinity, AffinityKey};
 pub use backend::Backend;
 pub use counter::{COUNTERS, Counter, Event, Hook, Kind, Outcome};
 pub use flow::{Action, Flow, Phase, State, Tuple};
+pub use fragment::{Fragment, FragmentKey};
 pub use frontend::{Address, Frontend, FrontendKey, FrontendKind};
 pub use node::{Device, DeviceKind, Node, Source, SourceClass};
 pub use range::{Range, RangeKey};
@@ -56,6 +58,10 @@ pub mod names {
     pub const FLOWS: [&str; 2] = ["flows4", "flows6"];
     /// Slot to the [`super::Tuple`] of a flow that nobody has answered yet.
     pub const EMBRYOS: [&str; 2] = ["embryos4", "embryos6"];
+    /// [`super::FragmentKey`] to [`super::Fragment`]; the oldest make way.
+    pub const FRAGMENTS: [&str; 2] = ["fragments4", "fragments6"];
+    /// The identification that the last datagram in fragments was given: one `u32`.
+    pub const FRAGMENT_ID: &str = "fragment_id";
     /// Hook and outcome, or event, to [`super::Counter`], per CPU.
     pub const COUNTERS: &str = "counters";
 }
@@ -87,4 +93,6 @@ pub mod capacity {
     /// Slots for flows that nobody has answered yet, per family; a power of two. Each stands for at most two
     /// entries of the flow table, so unanswered flows can never fill more than half of it.
     pub const EMBRYOS: u32 = 65_536;
+    /// Datagrams in fragments that are remembered, per family.
+    pub const FRAGMENTS: u32 = 8192;
 }

@@ -24,8 +24,8 @@ macro_rules! pod {
 }
 
 use super::{
-    Addr4, Addr6, Address, Affinity, AffinityKey, Backend, Counter, Device, Flow, Frontend, FrontendKey,
-    Node, Range, RangeKey, Rows, Service, Set, Source, Tuple,
+    Addr4, Addr6, Address, Affinity, AffinityKey, Backend, Counter, Device, Flow, Fragment, FragmentKey,
+    Frontend, FrontendKey, Node, Range, RangeKey, Rows, Service, Set, Source, Tuple,
 };
 
 pod! {
@@ -35,6 +35,9 @@ pod! {
     Tuple<Addr6>, 40, [Addr6, Addr6, u16, u16, u8, u8, u16];
     Flow<Addr4>, 36, [Tuple<Addr4>, u32, u32, u32, u32, u8, u8, u16];
     Flow<Addr6>, 60, [Tuple<Addr6>, u32, u32, u32, u32, u8, u8, u16];
+    FragmentKey<Addr4>, 16, [Addr4, Addr4, u32, u8, u8, u16];
+    FragmentKey<Addr6>, 40, [Addr6, Addr6, u32, u8, u8, u16];
+    Fragment, 8, [u16, u16, u32];
     FrontendKey<Addr4>, 8, [Addr4, u16, u8, u8];
     FrontendKey<Addr6>, 20, [Addr6, u16, u8, u8];
     Frontend, 8, [u32, u8, [u8; 3]];

@@ -19,7 +19,7 @@ const STEPS: u32 = 17;
 pub(super) const NONE: u32 = u32::MAX;
 
 /// Position of the backend that the client of `scratch.parsed` had last, if that may be used. Leaves in
-/// `scratch.affinity_key` and `scratch.hash_of_client` what [`remember`] and the choice of
+/// `scratch.affinity_key` and `scratch.hash_of_client` what [`keep`] and the choice of
 /// another backend need.
 #[inline(never)]
 pub(super) fn recall<F: Net, T: Tables<F>>(
@@ -56,7 +56,7 @@ pub(super) fn recall<F: Net, T: Tables<F>>(
 
 /// Notes the backend at `scratch.flow.to` as that of the client in `scratch.affinity_key`.
 #[inline(never)]
-pub(super) fn remember<F: Net, T: Tables<F>>(tables: &T, scratch: &mut Scratch<F::Addr>, set: &Set) {
+pub(super) fn keep<F: Net, T: Tables<F>>(tables: &T, scratch: &mut Scratch<F::Addr>, set: &Set) {
     scratch.affinity = Affinity {
         backend: scratch.flow.to.destination,
         port: scratch.flow.to.destination_port,

@@ -2,7 +2,8 @@
 //!
 //! `parse` reads headers through a [`Cursor`]; `decide` holds the policy; `flow` opens and follows
 //! flows in [`Tables`], with `open` and `install` as its parts; `edit` says which bytes change; `refuse` builds
-//! the answers of a refusal.
+//! the answers of a refusal. Not every packet is plain: `layers` takes the others apart, `icmp` and `fragment`
+//! follow what they have to do with flows.
 //! Nothing here touches a packet or a map by itself, so the code that runs in the kernel is the code that
 //! the tests on the host run.
 
@@ -13,9 +14,13 @@ mod cursor;
 mod decide;
 mod edit;
 mod flow;
+mod fragment;
 mod frontend;
 mod hash;
+mod icmp;
 mod install;
+mod layers;
+mod look;
 mod open;
 mod parse;
 mod refuse;
@@ -28,9 +33,13 @@ pub use cursor::Cursor;
 pub use decide::{Choice, Client, Scope, choose, client};
 pub use edit::{Differences, Edit, differences};
 pub use flow::{After, Arrival, Before, Scratch, after, before, sweep};
+pub use fragment::{Fragments, later_tuple, remember, translate_later};
 pub use frontend::range_bits;
 pub use hash::flow_hash;
-pub use parse::{ETHERNET, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Net, Parsed, tcp_flag};
+pub use icmp::translate_error;
+pub use layers::{HEADERS, Headers, Layers, Read};
+pub use look::{Look, Seen, look};
+pub use parse::{ETHERNET, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Net, Odd, Parsed, tcp_flag};
 pub use refuse::{FRAME, Quote, Refusal, Refuse, Segment};
 pub use tables::{Created, Tables};
 pub use tcp::{lifetime, next_state};

@@ -9,7 +9,7 @@ use crate::abi::{
 
 use super::{
     Choice, Client, Net, Scope, Tables,
-    affinity::{NONE, recall, remember},
+    affinity::{NONE, keep, recall},
     choose, client,
     flow::{Arrival, Scratch, forget},
     flow_hash,
@@ -104,7 +104,7 @@ pub(super) fn plan<F: Net, T: Tables<F>>(
     scratch.flow.action = actions(Action::Stack, Action::Stack);
     scratch.flow.flags = 0;
     if set.has(Set::AFFINITY) && is_new_choice {
-        remember(tables, scratch, set);
+        keep(tables, scratch, set);
     }
     let here = backend.flags & Backend::<F::Addr>::LOCAL != 0;
     let host = backend.flags & Backend::<F::Addr>::HOST != 0;

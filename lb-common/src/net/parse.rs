@@ -1,14 +1,17 @@
 //! From bytes to addresses, ports and protocol.
 //!
-//! Input: a packet that begins with an Ethernet header. Output: [`Parsed`], or the outcome of a packet that
-//! can have nothing to do with Services. IPv4 options are skipped; IPv6 extension headers are not followed
-//! yet (such packets pass).
+//! Input: a packet that begins with an Ethernet header. Output: [`Parsed`], or [`Odd`]: the outcome of a packet
+//! that can have nothing to do with Services, or the wish for a closer look. IPv4 options are skipped.
+//! Not here: fragments, IPv6 extension headers and ICMP, which ordinary packets have none of, see `layers`.
 //!
 //! RFC 791 (IPv4), RFC 8200 (IPv6), RFC 9293 (TCP), RFC 768 (UDP), RFC 9260 (SCTP).
 
-use crate::abi::{Addr4, Addr6, Device, Family, Outcome, Protocol, Tuple, V4, V6};
+use crate::abi::{Addr4, Addr6, Device, Outcome, Protocol, Tuple, V4, V6};
 
-use super::Cursor;
+use super::{
+    Cursor, HEADERS,
+    layers::{Extension, ICMP, ICMPV6, Read, extension},
+};
 
 /// Length of an Ethernet header.
 pub const ETHERNET: usize = 14;
@@ -16,6 +19,8 @@ pub const ETHERNET: usize = 14;
 pub const ETHERTYPE_IPV4: u16 = 0x0800;
 /// Ethernet type of IPv6.
 pub const ETHERTYPE_IPV6: u16 = 0x86dd;
+
+const MALFORMED: Odd = Odd::Pass(Outcome::PassedMalformed);
 
 /// Bits of the TCP header's flags.
 pub mod tcp_flag {
@@ -38,20 +43,32 @@ pub struct Parsed<A> {
     pub transport: u32,
     /// TCP flags; 0 for other protocols.
     pub flags: u8,
+    /// 1: the first fragment of a datagram. (Here rather than beside it: programs then have one way on for all
+    /// packets, which the verifier follows once.)
+    pub first: u8,
 }
 
 impl<A> Parsed<A> {
-    /// Offset of the transport header: at most 74. The mask says so to the verifier, which forgets bounds
+    /// Offset of the transport header: below [`HEADERS`]. The mask says so to the verifier, which forgets bounds
     /// across function calls.
     #[inline(always)]
     #[must_use]
     pub const fn at(&self) -> usize {
-        (self.transport & 0x7f) as usize
+        (self.transport & (HEADERS - 1) as u32) as usize
     }
 }
 
+/// Why a packet's ports are not seen at first sight.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Odd {
+    /// It is ICMP, a fragment, or has extension headers: a closer look may tell.
+    Look,
+    /// It cannot be a Service's; the outcome is always of the kind "passed".
+    Pass(Outcome),
+}
+
 /// An address family as it appears on the wire.
-pub trait Net: Family {
+pub trait Net: Read {
     /// Length of the header without options or extensions.
     const HEADER: usize;
     /// Offset of the source address in the packet; the destination follows.
@@ -64,8 +81,8 @@ pub trait Net: Family {
     /// Reads a packet's headers.
     ///
     /// # Errors
-    /// The outcome (always of the kind "passed") of a packet that cannot be a Service's.
-    fn parse<C: Cursor>(cursor: &C) -> Result<Parsed<Self::Addr>, Outcome>;
+    /// Why its ports are not seen.
+    fn parse<C: Cursor>(cursor: &C) -> Result<Parsed<Self::Addr>, Odd>;
 
     /// The address as words whose sum is the address's share of a checksum (in packet order).
     fn words(address: Self::Addr) -> impl Iterator<Item = u32>;
@@ -84,21 +101,27 @@ impl Net for V4 {
     const CHECKSUM: Option<usize> = Some(ETHERNET + 10);
 
     #[inline(always)]
-    fn parse<C: Cursor>(cursor: &C) -> Result<Parsed<Addr4>, Outcome> {
-        let [first, _, ttl_protocol, source, destination] = cursor
-            .load::<[u32; 5]>(ETHERNET)
-            .ok_or(Outcome::PassedMalformed)?;
+    fn parse<C: Cursor>(cursor: &C) -> Result<Parsed<Addr4>, Odd> {
+        let [first, id_fragment, ttl_protocol, source, destination] =
+            cursor.load::<[u32; 5]>(ETHERNET).ok_or(MALFORMED)?;
         let [version_length, ..] = first.to_ne_bytes();
         let [_, protocol, ..] = ttl_protocol.to_ne_bytes();
         let length = ((version_length & 0xf) as usize) * 4;
         if version_length >> 4 != 4 || length < Self::HEADER {
-            return Err(Outcome::PassedMalformed);
+            return Err(MALFORMED);
         }
-        let fragment = cursor.load::<u16>(ETHERNET + 6).ok_or(Outcome::PassedMalformed)?;
-        if u16::from_be(fragment) & 0x1fff != 0 {
-            return Err(Outcome::PassedFragment);
+        // All but "don't fragment": where a fragment lies, and whether more follow.
+        if id_fragment & u32::from_ne_bytes([0, 0, 0xbf, 0xff]) != 0 {
+            return Err(Odd::Look);
         }
-        let mut parsed = transport(cursor, protocol, ETHERNET + length)?;
+        let Some(known) = Protocol::from_number(protocol) else {
+            return Err(if protocol == ICMP {
+                Odd::Look
+            } else {
+                Odd::Pass(Outcome::PassedOther)
+            });
+        };
+        let mut parsed = transport(cursor, known, ETHERNET + length).ok_or(MALFORMED)?;
         parsed.tuple.source = Addr4 {
             bytes: source.to_ne_bytes(),
         };
@@ -132,16 +155,21 @@ impl Net for V6 {
     const CHECKSUM: Option<usize> = None;
 
     #[inline(always)]
-    fn parse<C: Cursor>(cursor: &C) -> Result<Parsed<Addr6>, Outcome> {
-        let words = cursor
-            .load::<[u32; 10]>(ETHERNET)
-            .ok_or(Outcome::PassedMalformed)?;
+    fn parse<C: Cursor>(cursor: &C) -> Result<Parsed<Addr6>, Odd> {
+        let words = cursor.load::<[u32; 10]>(ETHERNET).ok_or(MALFORMED)?;
         let [version, ..] = words[0].to_ne_bytes();
         let [_, _, next, _] = words[1].to_ne_bytes();
         if version >> 4 != 6 {
-            return Err(Outcome::PassedMalformed);
+            return Err(MALFORMED);
         }
-        let mut parsed = transport(cursor, next, ETHERNET + Self::HEADER)?;
+        let Some(known) = Protocol::from_number(next) else {
+            return Err(if next == ICMPV6 || extension(next) != Extension::None {
+                Odd::Look
+            } else {
+                Odd::Pass(Outcome::PassedOther)
+            });
+        };
+        let mut parsed = transport(cursor, known, ETHERNET + Self::HEADER).ok_or(MALFORMED)?;
         parsed.tuple.source = address6([words[2], words[3], words[4], words[5]]);
         parsed.tuple.destination = address6([words[6], words[7], words[8], words[9]]);
         Ok(parsed)
@@ -165,7 +193,7 @@ impl Net for V6 {
 }
 
 #[inline(always)]
-fn address6(words: [u32; 4]) -> Addr6 {
+pub(super) fn address6(words: [u32; 4]) -> Addr6 {
     bytemuck::cast(words)
 }
 
@@ -176,31 +204,31 @@ pub(super) fn words6(address: Addr6) -> [u32; 4] {
 
 /// Ports and flags: one type for all transports that begin with two ports.
 #[inline(always)]
-fn transport<C: Cursor, A: Default>(cursor: &C, protocol: u8, offset: usize) -> Result<Parsed<A>, Outcome> {
-    let Some(known) = Protocol::from_number(protocol) else {
-        return Err(Outcome::PassedOther);
-    };
+pub(super) fn transport<C: Cursor, A: Default>(
+    cursor: &C,
+    protocol: Protocol,
+    offset: usize,
+) -> Option<Parsed<A>> {
     // Every one of the three has a header of at least eight bytes.
-    let [ports, _] = cursor.load::<[u32; 2]>(offset).ok_or(Outcome::PassedMalformed)?;
+    let [ports, _] = cursor.load::<[u32; 2]>(offset)?;
     let [s0, s1, d0, d1] = ports.to_ne_bytes();
-    let flags = match known {
-        Protocol::Tcp => cursor
-            .load::<[u8; 6]>(offset + 12)
-            .ok_or(Outcome::PassedMalformed)?[1],
+    let flags = match protocol {
+        Protocol::Tcp => cursor.load::<[u8; 6]>(offset + 12)?[1],
         Protocol::Udp | Protocol::Sctp => 0,
     };
-    Ok(Parsed {
+    Some(Parsed {
         tuple: Tuple {
             source: A::default(),
             destination: A::default(),
             source_port: u16::from_be_bytes([s0, s1]),
             destination_port: u16::from_be_bytes([d0, d1]),
-            protocol,
+            protocol: protocol as u8,
             phase: 0,
             reserved: 0,
         },
         transport: offset as u32,
         flags,
+        first: 0,
     })
 }
 

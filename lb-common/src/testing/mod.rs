@@ -8,6 +8,7 @@ mod arena;
 pub mod checksum;
 pub mod dump;
 pub mod node;
+pub mod odd;
 pub mod packet;
 pub mod pcap;
 pub mod rewrite;

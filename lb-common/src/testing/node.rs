@@ -8,11 +8,14 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::vec;
 use std::vec::Vec;
 
+use super::odd::{Odds, odd, remember_first};
 use super::packet::Packet;
 use super::rewrite::{Way, age, translate};
 use super::tables::SimTables;
-use crate::abi::{Action, Address, Device, DeviceKind, Flow, Kind, Outcome};
-use crate::net::{Arrival, Before, Net, Parsed, Scratch, Tables, after, before};
+use crate::abi::{Action, Address, Device, DeviceKind, Flow, Kind, Outcome, Phase, Tuple};
+use crate::net::{
+    Arrival, Before, ETHERNET, Headers, Layers, Net, Odd, Parsed, Scratch, Tables, after, before,
+};
 
 /// A node.
 #[derive(Debug)]
@@ -136,14 +139,24 @@ impl<F: Net> SimNode<F> {
     /// The hooks in front of the routing decision, and that of uplinks' egress for this node's own packets.
     fn before(&self, device: u32, kind: DeviceKind, mut travel: Travel) -> Journey {
         let mut scratch = Scratch::default();
-        match F::parse(&travel.frame.as_slice()) {
-            Ok(parsed) => scratch.parsed = parsed,
-            Err(outcome) => {
+        let odds = match F::parse(&travel.frame.as_slice()) {
+            Ok(parsed) => Odds::Ports(parsed, None),
+            Err(Odd::Pass(outcome)) => Odds::Pass(outcome),
+            Err(Odd::Look) => odd::<F>(&self.tables, &travel.frame, Phase::Before),
+        };
+        let (parsed, datagram) = match odds {
+            Odds::Ports(parsed, datagram) => (parsed, datagram),
+            Odds::Pass(outcome) => {
                 travel.outcomes.push(outcome);
                 return self.untouched(device, kind, travel);
             }
-        }
-        let parsed = scratch.parsed;
+            Odds::Translated(flow, outcome, frame) => {
+                travel.outcomes.push(outcome);
+                travel.frame = frame;
+                return self.depart(device, kind, &flow, travel);
+            }
+        };
+        scratch.parsed = parsed;
         let from_here = matches!(kind, DeviceKind::Host | DeviceKind::Loopback);
         match before::<F, _>(&self.tables, &Arrival { device, kind }, &mut scratch) {
             Before::Translate(flow, outcome) => {
@@ -153,12 +166,10 @@ impl<F: Net> SimNode<F> {
                     return travel.end(Fate::Ended);
                 }
                 rewrite::<F>(&mut travel, &parsed, flow);
-                match flow.action() {
-                    Action::Stack if kind == DeviceKind::Loopback => travel.end(Fate::Received(device)),
-                    Action::Stack => self.stack(device, travel),
-                    Action::Neighbour => self.leave(flow.device, travel, from_here),
-                    Action::Receive => travel.end(Fate::Received(flow.device)),
+                if let Some(datagram) = datagram {
+                    remember_first(&self.tables, &mut travel.frame, &datagram, &parsed.tuple);
                 }
+                self.send(device, kind, flow, travel)
             }
             Before::Leave(outcome) => {
                 travel.outcomes.push(outcome);
@@ -167,6 +178,28 @@ impl<F: Net> SimNode<F> {
                     _ => travel.end(Fate::Ended),
                 }
             }
+        }
+    }
+
+    /// Sends a packet that is translated but not aged.
+    fn depart(&self, device: u32, kind: DeviceKind, flow: &Flow<F::Addr>, mut travel: Travel) -> Journey {
+        let from_here = matches!(kind, DeviceKind::Host | DeviceKind::Loopback);
+        if flow.action() == Action::Neighbour && !from_here && !age::<F>(&mut travel.frame) {
+            travel.outcomes.push(Outcome::DroppedExpired);
+            return travel.end(Fate::Ended);
+        }
+        self.send(device, kind, flow, travel)
+    }
+
+    fn send(&self, device: u32, kind: DeviceKind, flow: &Flow<F::Addr>, travel: Travel) -> Journey {
+        match flow.action() {
+            Action::Stack if kind == DeviceKind::Loopback => travel.end(Fate::Received(device)),
+            Action::Stack => self.stack(device, travel),
+            Action::Neighbour => {
+                let from_here = matches!(kind, DeviceKind::Host | DeviceKind::Loopback);
+                self.leave(flow.device, travel, from_here)
+            }
+            Action::Receive => travel.end(Fate::Received(flow.device)),
         }
     }
 
@@ -181,15 +214,21 @@ impl<F: Net> SimNode<F> {
 
     /// The routing decision.
     fn stack(&self, device: u32, mut travel: Travel) -> Journey {
-        let Ok(parsed) = F::parse(&travel.frame.as_slice()) else {
+        let mut layers = Layers::default();
+        if F::layers(&Headers::of(&travel.frame), ETHERNET as u32, &mut layers).is_err() {
             return travel.end(Fate::Ended);
+        }
+        let destination = layers.destination;
+        let tuple = Tuple {
+            source: layers.source,
+            destination,
+            ..Tuple::default()
         };
-        let destination = parsed.tuple.destination;
         let address = self.tables.address(&destination);
         if address.is_some_and(|a| a.has(Address::OWN)) {
             return travel.end(Fate::Received(device));
         }
-        match self.tables.route(&parsed.tuple) {
+        match self.tables.route(&tuple) {
             Some(out) if age::<F>(&mut travel.frame) => {
                 let port = self.bridge_ports.get(&destination).copied().unwrap_or(out);
                 self.leave(port, travel, false)
@@ -200,8 +239,28 @@ impl<F: Net> SimNode<F> {
 
     /// The hooks behind the routing decision.
     fn leave(&self, device: u32, mut travel: Travel, local: bool) -> Journey {
-        let Ok(parsed) = F::parse(&travel.frame.as_slice()) else {
-            return travel.end(Fate::Sent(device));
+        let odds = match F::parse(&travel.frame.as_slice()) {
+            Ok(parsed) => Odds::Ports(parsed, None),
+            Err(Odd::Pass(outcome)) => Odds::Pass(outcome),
+            Err(Odd::Look) => odd::<F>(&self.tables, &travel.frame, Phase::After),
+        };
+        let (parsed, datagram) = match odds {
+            Odds::Ports(parsed, datagram) => (parsed, datagram),
+            // It may be this node's own, to another node's port.
+            Odds::Pass(_)
+                if local && matches!(self.kind(device), DeviceKind::Uplink | DeviceKind::Tunnel) =>
+            {
+                return self.before(device, DeviceKind::Host, travel);
+            }
+            Odds::Pass(outcome) => {
+                travel.outcomes.push(outcome);
+                return travel.end(Fate::Sent(device));
+            }
+            Odds::Translated(_, outcome, frame) => {
+                travel.outcomes.push(outcome);
+                travel.frame = frame;
+                return travel.end(Fate::Sent(device));
+            }
         };
         let mut scratch = Scratch {
             parsed,
@@ -210,6 +269,13 @@ impl<F: Net> SimNode<F> {
         if let Some(flow) = after::<F, _>(&self.tables, &mut scratch) {
             travel.outcomes.push(Outcome::ForwardedFlow);
             rewrite::<F>(&mut travel, &parsed, flow);
+            if let Some(datagram) = datagram {
+                let tuple = Tuple {
+                    phase: Phase::After as u8,
+                    ..parsed.tuple
+                };
+                remember_first(&self.tables, &mut travel.frame, &datagram, &tuple);
+            }
             return travel.end(Fate::Sent(device));
         }
         let uplink = matches!(self.kind(device), DeviceKind::Uplink | DeviceKind::Tunnel);

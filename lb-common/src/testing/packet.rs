@@ -18,6 +18,8 @@ use std::{vec, vec::Vec};
 
 use super::checksum::{self, FRAGMENT, ICMP, ICMPV6, SCTP, TCP, UDP, octets};
 
+mod parts;
+
 /// Bits of the TCP header's flags.
 pub mod flag {
     #![allow(missing_docs)]

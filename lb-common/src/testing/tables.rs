@@ -15,11 +15,12 @@ use std::{format, string::String, vec};
 use super::arena::Arena;
 use super::packet::Endpoint;
 use crate::abi::{
-    Address, Affinity, AffinityKey, Backend, Device, Event, Flow, Frontend, FrontendKey, FrontendKind, Node,
-    Protocol, ROWS_PER_ELEMENT, RangeKey, Rows, Service, Set, SourceClass, State, Tuple,
+    Address, Affinity, AffinityKey, Backend, Device, Event, Flow, Fragment, FragmentKey, Frontend,
+    FrontendKey, FrontendKind, Node, Protocol, ROWS_PER_ELEMENT, RangeKey, Rows, Service, Set, SourceClass,
+    State, Tuple,
 };
 use crate::maglev::{self, Preference};
-use crate::net::{Created, Net, Tables, sweep};
+use crate::net::{Created, Fragments, Net, Tables, sweep};
 
 /// Decides by which device packets with a tuple leave.
 pub type Route<A> = Box<dyn Fn(&Tuple<A>) -> Option<u32>>;
@@ -64,6 +65,10 @@ pub struct SimTables<F: Net> {
     flows: RefCell<BTreeMap<Tuple<F::Addr>, u32>>,
     entries: Arena<Flow<F::Addr>>,
     embryos: RefCell<BTreeMap<u32, Tuple<F::Addr>>>,
+    /// What first fragments said.
+    pub fragments: RefCell<BTreeMap<FragmentKey<F::Addr>, Fragment>>,
+    /// The identification that the next datagram in fragments is given.
+    pub next_id: Cell<u16>,
     /// What was counted.
     pub events: RefCell<BTreeMap<Event, u64>>,
 }
@@ -109,6 +114,8 @@ impl<F: Net> Default for SimTables<F> {
             flows: RefCell::default(),
             entries: Arena::default(),
             embryos: RefCell::default(),
+            fragments: RefCell::default(),
+            next_id: Cell::new(0),
             events: RefCell::default(),
         }
     }
@@ -401,6 +408,20 @@ impl<F: Net> Tables<F> for SimTables<F> {
 
     fn tick(&self) -> u32 {
         self.tick.get()
+    }
+}
+
+impl<F: Net> Fragments<F> for SimTables<F> {
+    fn fragment(&self, key: &FragmentKey<F::Addr>) -> Option<Fragment> {
+        self.fragments.borrow().get(key).copied()
+    }
+
+    fn remember(&self, key: &FragmentKey<F::Addr>, fragment: &Fragment) {
+        self.fragments.borrow_mut().insert(*key, *fragment);
+    }
+
+    fn next_id(&self) -> u16 {
+        self.next_id.replace(self.next_id.get().wrapping_add(1))
     }
 }
 

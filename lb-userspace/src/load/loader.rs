@@ -120,6 +120,8 @@ fn kept_maps() -> impl Iterator<Item = &'static str> {
         .into_iter()
         .chain(names::EMBRYOS)
         .chain(names::AFFINITY)
+        .chain(names::FRAGMENTS)
+        .chain([names::FRAGMENT_ID])
         .chain([names::COUNTERS])
 }
 

@@ -434,6 +434,8 @@ fn endpoint_port_matches(endpoint: &super::EndpointPort, port: &Port) -> bool {
 }
 
 #[cfg(test)]
+mod limits;
+#[cfg(test)]
 mod properties;
 #[cfg(test)]
 mod tests;

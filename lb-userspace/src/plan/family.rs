@@ -514,7 +514,7 @@ impl<F: Family> FamilyPlanner<F> {
         lease
             .ranges
             .into_iter()
-            .for_each(|ranges| self.ranges.release(ranges));
+            .for_each(|ranges| self.ranges.give_back(ranges));
     }
 
     /// Takes back places that may still be read until a grace period has passed.

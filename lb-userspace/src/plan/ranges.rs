@@ -39,6 +39,8 @@ struct Table<A> {
     content: Arc<[Prefix<A>]>,
     /// Sets that refer to it.
     users: u32,
+    /// A set that refers to it could be read, or could be until lately.
+    is_read: bool,
 }
 
 impl<F: Family> Ranges<F> {
@@ -70,21 +72,44 @@ impl<F: Family> Ranges<F> {
         for key in keys::<F>(number, content) {
             self.entries.want(key, Some(Range { accepted: 1 }));
         }
-        let (content, users) = (content.clone(), 1);
+        let table = Table {
+            content: content.clone(),
+            users: 1,
+            is_read: false,
+        };
         self.by_content.insert(content.clone(), number);
-        self.tables.insert(number, Table { content, users });
+        self.tables.insert(number, table);
         Some(number)
     }
 
-    /// Gives up a claim. The last one to do so frees the table, after a grace period.
+    /// Gives up the claim of a set that could be read. The last one to do so frees the table, after a grace period.
     pub(super) fn release(&mut self, number: u32) {
+        self.table(number).is_read = true;
+        self.give_back(number);
+    }
+
+    /// Gives up the claim of a set that nothing ever referred to.
+    pub(super) fn give_back(&mut self, number: u32) {
         let table = self.table(number);
         table.users -= 1;
-        if table.users == 0 {
-            let content = table.content.clone();
-            self.by_content.remove(&content);
-            self.retired.push(number);
+        if table.users > 0 {
+            return;
         }
+        let (content, is_read) = (table.content.clone(), table.is_read);
+        self.by_content.remove(&content);
+        if is_read {
+            self.retired.push(number);
+        } else {
+            self.take_away(number);
+            self.forget_what_has_left();
+        }
+    }
+
+    fn take_away(&mut self, number: u32) {
+        for key in keys::<F>(number, &self.tables[&number].content) {
+            self.entries.want(key, None);
+        }
+        self.leaving.insert(number);
     }
 
     /// Whether all of a table is in the map.
@@ -109,10 +134,7 @@ impl<F: Family> Ranges<F> {
     /// What was given up before can be removed.
     pub(super) fn grace_passed(&mut self) {
         for number in std::mem::take(&mut self.retired) {
-            for key in keys::<F>(number, &self.tables[&number].content) {
-                self.entries.want(key, None);
-            }
-            self.leaving.insert(number);
+            self.take_away(number);
         }
         self.forget_what_has_left();
     }
@@ -199,6 +221,20 @@ mod tests {
         assert_eq!(write(&mut ranges), 2);
         assert_eq!(ranges.claim(&content(&[3, 4])), Some(one));
         assert!(!ranges.is_written(one));
+    }
+
+    #[test]
+    fn what_was_never_read_needs_no_grace_period() {
+        let mut ranges = Ranges::<V4>::new(1, 2);
+        let draft = ranges.claim(&content(&[1])).unwrap();
+        ranges.give_back(draft);
+        assert!(ranges.is_settled());
+        let live = ranges.claim(&content(&[2])).unwrap();
+        write(&mut ranges);
+        let draft = ranges.claim(&content(&[2])).unwrap();
+        ranges.release(live);
+        ranges.give_back(draft);
+        assert!(ranges.awaits_grace(), "the one before could be read until now");
     }
 
     #[test]

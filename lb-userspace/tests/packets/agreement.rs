@@ -55,6 +55,7 @@ fn agree(world: &mut World, family: Family, program: Program, way: Way) {
     let site = world.site(family);
     let common = world.common();
     world.maps(family).forget_flows();
+    world.restart_ids();
     let simulation = world.maps(family).simulation(&site, common);
     let device = site.dev(program.device());
     let mut random = Random(SEED);
@@ -118,12 +119,55 @@ fn frame(random: &mut Random, site: &Site, flows: &Flows) -> Vec<u8> {
         packet = packet.flags(random.of(&flags));
     }
     let payload: Vec<u8> = (0..random.below(40)).map(|byte| byte as u8).collect();
-    let mut frame = packet.payload(&payload).build();
+    packet = packet.payload(&payload);
+    packet = unusual(random, site, packet, flows);
+    let mut frame = packet.build();
     if random.below(10) == 0 {
         let at = random.below(frame.len());
         frame[at] ^= 1 << random.below(8);
     }
     frame
+}
+
+/// Sometimes not plain: with headers before the ports, in fragments (of few datagrams), or quoted by an ICMP error.
+fn unusual(random: &mut Random, site: &Site, packet: Packet, flows: &Flows) -> Packet {
+    match random.below(6) {
+        0 if site.is_v4() => packet.ip_options(&[1; 8]),
+        0 => {
+            let number = random.of(&[0, 43, 60, 44, 51]);
+            packet.extension(number, &[0; 6]).extension(60, &[0; 14])
+        }
+        1 => {
+            let pieces = packet
+                .id(random.below(3) as u16)
+                .payload(&[7; 40])
+                .in_fragments(24);
+            pieces[random.below(pieces.len())].clone()
+        }
+        2 => {
+            // About a packet of a flow, as it is somewhere on its way, from its receiver or from elsewhere.
+            let about = match flows.values().nth(random.below(flows.len().max(1))) {
+                Some(flow) => {
+                    let to = flow.to;
+                    let protocol = Protocol::from_number(to.protocol).expect("flows have one of the three");
+                    first(
+                        protocol,
+                        (to.source, to.source_port).into(),
+                        (to.destination, to.destination_port).into(),
+                    )
+                }
+                None => packet.reply(),
+            };
+            let from = random.of(&[about.destination.ip(), site.ip(Host::Stranger)]);
+            let kinds: &[u8] = if site.is_v4() {
+                &[3, 11, 12, 8, 5]
+            } else {
+                &[1, 2, 3, 4, 128]
+            };
+            about.error(from, random.of(kinds), 0, 20 + random.below(80))
+        }
+        _ => packet,
+    }
 }
 
 fn request(random: &mut Random, site: &Site) -> Packet {

@@ -124,7 +124,13 @@ fn contradict(world: &mut World, site: &Site) {
     }
     for protocol in (0..=255).filter(|number| ![6, 17, 132].contains(number)) {
         let frame = packet::other(site.ip(Host::Client), site.ip(Host::Vip), protocol);
-        bad.push((frame.payload(&[0; 40]).build(), Outcome::PassedOther));
+        let outcome = match protocol {
+            // Zeros: extension headers one behind the other, up to the packet's end.
+            0 | 43 | 44 | 60 if !site.is_v4() => Outcome::PassedMalformed,
+            50 | 51 | 135 | 139 | 140 | 253 | 254 if !site.is_v4() => Outcome::PassedExtension,
+            _ => Outcome::PassedOther,
+        };
+        bad.push((frame.payload(&[0; 40]).build(), outcome));
     }
     for kind in [0x0806u16, 0x8100, 0x88a8, 0x88cc, 0, 0xffff] {
         let mut frame = good.clone();

@@ -12,8 +12,8 @@ use aya::{
 };
 use lb_common::{
     abi::{
-        self, Affinity, AffinityKey, Backend, Flow, Frontend, FrontendKey, Protocol, Range, RangeKey,
-        Service, Set, Source, Tuple, names,
+        self, Affinity, AffinityKey, Backend, Flow, Fragment, FragmentKey, Frontend, FrontendKey, Protocol,
+        Range, RangeKey, Service, Set, Source, Tuple, names,
     },
     net::Net,
     testing::tables::SimTables,
@@ -51,7 +51,7 @@ pub(crate) trait FamilyMaps {
     fn affinity_seen(&self) -> Vec<u32>;
     /// Makes the records of all clients older.
     fn age_affinity(&mut self, ticks: u32);
-    /// Removes all flows and all clients' records, and forgets who is new.
+    /// Removes all flows and all clients' records, and forgets who is new, and datagrams in fragments.
     fn forget_flows(&mut self);
     /// The same contents without a kernel, and without flows.
     fn simulation(&self, site: &Site, common: Common) -> Box<dyn Simulation>;
@@ -63,6 +63,7 @@ where
     Tuple<F::Addr>: Pod,
     Flow<F::Addr>: Pod,
     FrontendKey<F::Addr>: Pod,
+    FragmentKey<F::Addr>: Pod,
     Backend<F::Addr>: Pod,
     RangeKey<F::Addr>: Pod,
     AffinityKey<F::Addr>: Pod,
@@ -78,6 +79,7 @@ where
     affinity: HashMap<MapData, AffinityKey<F::Addr>, Affinity<F::Addr>>,
     flows: HashMap<MapData, Tuple<F::Addr>, Flow<F::Addr>>,
     embryos: Array<MapData, Tuple<F::Addr>>,
+    fragments: HashMap<MapData, FragmentKey<F::Addr>, Fragment>,
 }
 
 /// Takes a family's maps out of a loaded object.
@@ -155,6 +157,7 @@ where
     Tuple<F::Addr>: Pod,
     Flow<F::Addr>: Pod,
     FrontendKey<F::Addr>: Pod,
+    FragmentKey<F::Addr>: Pod,
     Backend<F::Addr>: Pod,
     RangeKey<F::Addr>: Pod,
     AffinityKey<F::Addr>: Pod,
@@ -172,6 +175,7 @@ where
             affinity: typed(ebpf, names::AFFINITY[F::INDEX]),
             flows: typed(ebpf, names::FLOWS[F::INDEX]),
             embryos: typed(ebpf, names::EMBRYOS[F::INDEX]),
+            fragments: typed(ebpf, names::FRAGMENTS[F::INDEX]),
         }
     }
 
@@ -190,6 +194,7 @@ where
     Tuple<F::Addr>: Pod,
     Flow<F::Addr>: Pod,
     FrontendKey<F::Addr>: Pod,
+    FragmentKey<F::Addr>: Pod,
     Backend<F::Addr>: Pod,
     RangeKey<F::Addr>: Pod,
     AffinityKey<F::Addr>: Pod,
@@ -328,6 +333,10 @@ where
             let none = Tuple::default();
             self.embryos.set(slot, none, 0).expect("the slot is there");
         }
+        let datagrams: Vec<_> = self.fragments.keys().flatten().collect();
+        for datagram in datagrams {
+            self.fragments.remove(&datagram).expect("the entry is there");
+        }
     }
 
     fn simulation(&self, site: &Site, common: Common) -> Box<dyn Simulation> {
@@ -372,6 +381,7 @@ where
     Tuple<F::Addr>: Pod,
     Flow<F::Addr>: Pod,
     FrontendKey<F::Addr>: Pod,
+    FragmentKey<F::Addr>: Pod,
     Backend<F::Addr>: Pod,
     RangeKey<F::Addr>: Pod,
     AffinityKey<F::Addr>: Pod,

@@ -112,6 +112,11 @@ impl Sent {
         self.expect(outcome, verdict, frame)
     }
 
+    /// It ends here, as `packet`.
+    pub(crate) fn ends_as(self, outcome: Outcome, packet: &Packet) -> Self {
+        self.expect(outcome, SHOT, packet.build())
+    }
+
     /// This is counted beside it.
     pub(crate) fn with(mut self, event: Event) -> Self {
         self.events.push(event);
@@ -300,6 +305,7 @@ pub(crate) fn check(
 ) -> Result<(), String> {
     world.set_node(|_| {});
     world.maps(family).forget_flows();
+    world.restart_ids();
     let site = world.site(family);
     for (number, step) in row.steps.iter().enumerate() {
         match step {

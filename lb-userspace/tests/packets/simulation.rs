@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 
 use lb_common::{
-    abi::{Action, Device, DeviceKind, Kind, Node, Outcome, Rows},
-    net::{Arrival, Before, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Net, Scratch, before},
+    abi::{Action, Device, DeviceKind, FragmentKey, Kind, Node, Outcome, Phase, Rows},
+    net::{Arrival, Before, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Net, Odd, Parsed, Scratch, before},
     testing::{
+        odd::{Odds, odd, remember_first},
         rewrite::{Way, age, translate},
         tables::SimTables,
     },
@@ -37,6 +38,33 @@ pub(crate) trait Simulation {
     fn flows(&self) -> Flows;
 }
 
+/// A first fragment is remembered.
+trait Note<A> {
+    fn note(
+        &self,
+        datagram: Option<FragmentKey<A>>,
+        parsed: &Parsed<A>,
+        unless: bool,
+        frame: &[u8],
+    ) -> Vec<u8>;
+}
+
+impl<F: Net> Note<F::Addr> for SimTables<F> {
+    fn note(
+        &self,
+        datagram: Option<FragmentKey<F::Addr>>,
+        parsed: &Parsed<F::Addr>,
+        unless: bool,
+        frame: &[u8],
+    ) -> Vec<u8> {
+        let mut frame = frame.to_vec();
+        if let Some(datagram) = datagram.filter(|_| !unless) {
+            remember_first(self, &mut frame, &datagram, &parsed.tuple);
+        }
+        frame
+    }
+}
+
 impl<F: Net> Simulation for SimTables<F> {
     fn arrive(&self, device: u32, frame: &[u8], way: Way) -> Verdict {
         let at_xdp = way == Way::Xdp;
@@ -60,14 +88,37 @@ impl<F: Net> Simulation for SimTables<F> {
             return leave(Outcome::PassedOther);
         }
         let mut scratch = Scratch::default();
-        match F::parse(&frame) {
-            Ok(parsed) => scratch.parsed = parsed,
-            Err(outcome) => return leave(outcome),
-        }
-        let parsed = scratch.parsed;
+        let odds = match F::parse(&frame) {
+            Ok(parsed) => Odds::Ports(parsed, None),
+            Err(Odd::Pass(outcome)) => Odds::Pass(outcome),
+            Err(Odd::Look) => odd::<F>(self, frame, Phase::Before),
+        };
+        let (parsed, datagram) = match odds {
+            Odds::Ports(parsed, datagram) => (parsed, datagram),
+            Odds::Pass(outcome) => return leave(outcome),
+            Odds::Translated(flow, ..) if at_xdp && flow.action() != Action::Stack => {
+                return leave(Outcome::PassedToTc);
+            }
+            Odds::Translated(flow, outcome, mut translated) => {
+                if flow.action() == Action::Neighbour && !age::<F>(&mut translated) {
+                    return Verdict {
+                        outcome: Outcome::DroppedExpired,
+                        frame: Some(translated),
+                    };
+                }
+                return Verdict {
+                    outcome,
+                    frame: Some(translated),
+                };
+            }
+        };
+        scratch.parsed = parsed;
         let kind = DeviceKind::Uplink;
         let (flow, outcome) = match before::<F, _>(self, &Arrival { device, kind }, &mut scratch) {
-            Before::Leave(outcome) => return leave(outcome),
+            Before::Leave(outcome) => {
+                self.note(datagram, &parsed, at_xdp, frame);
+                return leave(outcome);
+            }
             Before::Translate(flow, outcome) => (*flow, outcome),
         };
         if at_xdp && flow.action() != Action::Stack {
@@ -75,12 +126,16 @@ impl<F: Net> Simulation for SimTables<F> {
         }
         let mut aged = frame.to_vec();
         if flow.action() == Action::Neighbour && !age::<F>(&mut aged) {
-            return leave(Outcome::DroppedExpired);
+            let frame = self.note(datagram, &parsed, at_xdp, frame);
+            return Verdict {
+                outcome: Outcome::DroppedExpired,
+                frame: Some(frame),
+            };
         }
         match translate::<F>(&aged, &parsed, &flow.to, way) {
-            Some(frame) => Verdict {
+            Some(translated) => Verdict {
                 outcome,
-                frame: Some(frame),
+                frame: Some(self.note(datagram, &parsed, false, &translated)),
             },
             None => leave(Outcome::DroppedRewrite),
         }

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, env};
 use lb_common::abi::{Hook, Outcome};
 
 use crate::{
-    admission, flows, host, masquerade, outside, pods, refusals,
+    admission, flows, fragments, host, icmp, masquerade, outside, pods, refusals,
     row::{Row, check},
     site::{Family, Site},
     world::{Program, in_world},
@@ -23,6 +23,8 @@ const TABLES: &[(&str, Table)] = &[
     ("admission", admission::rows),
     ("masquerade", masquerade::rows),
     ("flows", flows::rows),
+    ("icmp", icmp::rows),
+    ("fragments", fragments::rows),
 ];
 
 /// Outcomes that no packet can come to, and why.

@@ -124,6 +124,7 @@ pub(crate) struct World {
     four: Box<dyn FamilyMaps>,
     six: Box<dyn FamilyMaps>,
     node: Array<MapData, Node>,
+    fragment_id: Array<MapData, u32>,
     counters: PerCpuArray<MapData, Counter>,
     counted: Vec<Counter>,
     devices: BTreeMap<Dev, u32>,
@@ -181,6 +182,7 @@ impl World {
         let counters = typed(&mut ebpf, names::COUNTERS);
         let mut world = Self {
             node: typed(&mut ebpf, names::NODE),
+            fragment_id: typed(&mut ebpf, names::FRAGMENT_ID),
             counters,
             counted: Vec::new(),
             devices,
@@ -246,6 +248,12 @@ impl World {
         };
         change(&mut node);
         self.node.set(0, node, 0).expect("node has one element");
+    }
+
+    /// From now on datagrams in fragments are given identifications from 0 on.
+    pub(crate) fn restart_ids(&mut self) {
+        let set = self.fragment_id.set(0, 0, 0);
+        set.expect("fragment_id has one element");
     }
 
     /// The site as a family sees it.

@@ -1,0 +1,105 @@
+//! `cargo xtask bench`: measures what the project promises of its speed, and judges the figures by their targets.
+//!
+//! The measuring is done by lb-bench, which embeds the same object as the agent; this builds it, starts it and
+//! reports.
+
+use std::path::Path;
+use std::process::{Command, ExitCode, Stdio};
+
+use anyhow::{Context, Result, ensure};
+use clap::{Args, Subcommand};
+use serde::Deserialize;
+
+use crate::build::{self, OBJECT_VARIABLE};
+use crate::child::{self, say};
+use crate::report::{Check, Report};
+use crate::setup;
+use crate::workspace::Workspace;
+
+/// What is measured.
+#[derive(Subcommand, Debug)]
+pub(crate) enum BenchCommand {
+    /// Nanoseconds a packet of the loaded programs, as ratios to an empty program.
+    ///
+    /// Each program is run by BPF_PROG_TEST_RUN on packets that a small program restores before each run; what
+    /// restoring costs is measured in the same run and taken off. `ratio` is (row - restoring + empty) / empty of
+    /// the minima; `floor` is the ratio of a program that does the least that any such program must do, and
+    /// `/floor` is how far ours is above it. A row whose program does not do what the row says (verdict,
+    /// counters, the packet's bytes) has failed.
+    Packets(PacketsArgs),
+}
+
+/// How packets are measured.
+#[derive(Args, Debug)]
+pub(crate) struct PacketsArgs {
+    /// Print one JSON document of all figures that have a target instead of the table.
+    #[arg(long)]
+    json: bool,
+    /// How often every row is measured, all rows in turn.
+    #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u32).range(1..))]
+    rounds: u32,
+    /// Only rows with this text in their name (`xdp4`, `established`, ...), and what they are compared with.
+    #[arg(long, value_name = "TEXT")]
+    filter: Option<String>,
+}
+
+/// What lb-bench prints.
+#[derive(Debug, Deserialize)]
+struct Document {
+    table: Vec<String>,
+    checks: Vec<Check>,
+}
+
+/// The command.
+pub(crate) fn command(workspace: &Workspace, bench: &BenchCommand) -> Result<ExitCode> {
+    setup::runtime(workspace)?;
+    let toolchain = setup::toolchain(workspace)?;
+    let object = build::object(workspace, &toolchain, false)?;
+    let (json, document) = match bench {
+        BenchCommand::Packets(args) => {
+            let own = build::bench_object(workspace, &toolchain)?;
+            let mut run = program(workspace, &object)?;
+            run.arg("packets").arg("--object").arg(own);
+            run.args(["--rounds", &args.rounds.to_string()]);
+            if let Some(filter) = &args.filter {
+                run.args(["--filter", filter]);
+            }
+            (args.json, measure(&mut run)?)
+        }
+    };
+    let mut report = Report::default();
+    if !json {
+        document.table.iter().for_each(|line| println!("{line}"));
+    }
+    document.checks.into_iter().for_each(|check| report.check(check));
+    Ok(report.finish(json)?)
+}
+
+/// Builds lb-bench around the object; the result starts it.
+fn program(workspace: &Workspace, object: &Path) -> Result<Command> {
+    say("building lb-bench");
+    let mut build = child::cargo(workspace);
+    build.env(OBJECT_VARIABLE, object);
+    build.args(["build", "--locked", "--release", "--package", "lb-bench"]);
+    child::run(&mut build).context("lb-bench does not build")?;
+    Ok(child::command(
+        workspace.target().join("release/lb-bench"),
+        workspace,
+    ))
+}
+
+/// Runs lb-bench and reads its document.
+fn measure(command: &mut Command) -> Result<Document> {
+    say(format!("measuring: {}", child::line(command)));
+    let output = command
+        .stdout(Stdio::piped())
+        .stderr(Stdio::inherit())
+        .output()
+        .with_context(|| format!("cannot start `{}`", child::line(command)))?;
+    ensure!(
+        output.status.success(),
+        "lb-bench has failed ({}); what it said is above",
+        output.status
+    );
+    serde_json::from_slice(&output.stdout).context("lb-bench printed no document of this version")
+}
