@@ -247,6 +247,12 @@ impl Bench {
             return Ok(());
         }
         self.next_client = first + runs;
+        if case.program == case.at.empty() {
+            return Ok(());
+        }
+        if case.whose == Whose::Agent {
+            self.agent.rest(family)?;
+        }
         let table = match case.whose {
             Whose::Bench => self.harness.flows(family),
             Whose::Agent | Whose::Dry => self.agent.flows(family),

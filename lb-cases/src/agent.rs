@@ -40,19 +40,18 @@ pub enum Hook {
 }
 
 /// Where the agent gets its objects from.
-pub(crate) enum Source<'a> {
+pub(crate) enum Source {
     /// A folder of manifests.
-    Folder(&'a Path),
+    Folder(PathBuf),
     /// An API server, by this kubeconfig.
-    #[expect(dead_code, reason = "the next step")]
-    Api(&'a Path),
+    Api(PathBuf),
 }
 
 /// What an agent is started with.
 pub(crate) struct Start<'a> {
     pub(crate) program: &'a Path,
     pub(crate) node: &'a str,
-    pub(crate) source: Source<'a>,
+    pub(crate) source: Source,
     pub(crate) proxy: &'a Proxy,
     pub(crate) hook: Hook,
     /// The file that makes its writes fail while it exists, in scenarios that need it.
@@ -140,6 +139,12 @@ impl Agent {
     }
 }
 
+impl Drop for Agent {
+    fn drop(&mut self) {
+        self.child.kill();
+    }
+}
+
 /// The flags that tell this agent from others.
 fn instance_flags(instance: &str, run_dir: &Path) -> [OsString; 6] {
     [
@@ -154,7 +159,7 @@ fn instance_flags(instance: &str, run_dir: &Path) -> [OsString; 6] {
 
 /// The flags that a scenario asks for. Defaults are not spelled out: that the agent has them is part of the test.
 fn flags(start: &Start<'_>) -> Vec<OsString> {
-    let mut flags: Vec<OsString> = match start.source {
+    let mut flags: Vec<OsString> = match &start.source {
         Source::Folder(folder) => ["--source", "dir", "--manifests"]
             .map(OsString::from)
             .into_iter()

@@ -8,6 +8,8 @@
 
 mod address;
 mod agent;
+mod api;
+pub mod apiserver;
 mod arrivals;
 mod drive;
 mod feed;
@@ -27,5 +29,5 @@ mod slots;
 
 pub use agent::Hook;
 pub use format::{Case, read_folder};
-pub use run::{Options, Verdict, run};
+pub use run::{Objects, Options, Verdict, run};
 pub use scenario::Miss;

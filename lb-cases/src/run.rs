@@ -10,10 +10,21 @@ use std::{
 
 use crate::{
     agent::Hook,
+    api::Pool,
     format::Case,
     scenario::{self, Miss},
     slots::Slots,
 };
+
+/// Where agents get their objects from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Objects {
+    /// An API server, where one can be had and takes them; a folder otherwise.
+    #[default]
+    Api,
+    /// A folder.
+    Folder,
+}
 
 /// How scenarios are run.
 #[derive(Clone, Debug)]
@@ -22,6 +33,8 @@ pub struct Options {
     pub agent: PathBuf,
     /// Which programs face the network.
     pub hook: Hook,
+    /// Where it gets its objects from.
+    pub objects: Objects,
     /// Scenarios at work at a time.
     pub jobs: usize,
     /// Letters at the start of every name that labs give on this machine.
@@ -45,17 +58,17 @@ pub struct Verdict {
 pub fn run(cases: &[Case], options: &Options, mut tell: impl FnMut(Verdict)) {
     let mut order: Vec<_> = cases.iter().collect();
     order.sort_by_key(|case| std::cmp::Reverse(case.idle_seconds()));
-    let slots = Slots::new(options.jobs);
+    let (slots, pool) = (Slots::new(options.jobs), Pool::default());
     let (sender, verdicts) = mpsc::channel();
     thread::scope(|scope| {
-        let slots = &slots;
+        let (slots, pool) = (&slots, &pool);
         scope.spawn(move || {
             for case in order {
                 let (slot, sender) = (slots.take(), sender.clone());
                 scope.spawn(move || {
                     let start = Instant::now();
                     // A bug in the runner is one scenario's failure, not the end of all.
-                    let ran = catch_unwind(AssertUnwindSafe(|| scenario::run(case, options, &slot)));
+                    let ran = catch_unwind(AssertUnwindSafe(|| scenario::run(case, options, pool, &slot)));
                     drop(slot);
                     let misses = ran.unwrap_or_else(|_| {
                         vec![Miss {

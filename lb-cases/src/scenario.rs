@@ -12,10 +12,11 @@ use anyhow::{Context as _, Result};
 use lb_lab::{Place, wait_for};
 
 use crate::{
-    agent::{Agent, Source, Start},
+    agent::{Agent, Start},
+    api::Pool,
     arrivals::Watch,
     drive::Driver,
-    feed::Folder,
+    feed::Feed,
     format::{AgentState, Case, Client, ClientKind, Flow, Http, IpFamily, Metric, Outcome, State, Step},
     http::{self, Reply},
     judge,
@@ -43,10 +44,10 @@ pub struct Miss {
 }
 
 /// Runs a scenario; what is wrong.
-pub(crate) fn run(case: &Case, options: &Options, slot: &Slot<'_>) -> Vec<Miss> {
+pub(crate) fn run(case: &Case, options: &Options, pool: &Pool, slot: &Slot<'_>) -> Vec<Miss> {
     let mut misses = Vec::new();
     let mut at = "the lab".to_owned();
-    if let Err(error) = play(case, options, slot, &mut misses, &mut at) {
+    if let Err(error) = play(case, (options, pool), slot, &mut misses, &mut at) {
         misses.push(Miss {
             at,
             expected: "it can be tried".into(),
@@ -58,7 +59,7 @@ pub(crate) fn run(case: &Case, options: &Options, slot: &Slot<'_>) -> Vec<Miss> 
 
 fn play(
     case: &Case,
-    options: &Options,
+    (options, pool): (&Options, &Pool),
     slot: &Slot<'_>,
     misses: &mut Vec<Miss>,
     at: &mut String,
@@ -67,17 +68,14 @@ fn play(
     let steps = case.steps();
     let stalls = case.then.iter().any(|then| then.agent_state.is_some());
     let switch = stalls.then(|| site.lab.folder().join("fail-writes"));
-    let folder = Folder::new(&site.lab.folder())?;
-    let ipv6 = case.ip_family == IpFamily::IPv6;
-    let apply = |state: &State, number| folder.apply(state, &manifests::marker(number, ipv6));
-    if let Some(first) = steps.first() {
-        apply(&first.state, 0)?;
-    }
+    let marker = |number| manifests::marker(number, case.ip_family == IpFamily::IPv6);
+    let first = &steps.first().context("a scenario has a first step")?.state;
+    let mut feed = Feed::start(case, &site, (options.objects, pool), first, &marker(0))?;
     "the agent".clone_into(at);
     let start = Start {
         program: &options.agent,
         node: &case.self_node()?.name,
-        source: Source::Folder(folder.path()),
+        source: feed.source(),
         proxy: &case.proxy,
         hook: options.hook,
         switch: switch.as_deref(),
@@ -98,10 +96,11 @@ fn play(
     for (number, step) in steps.iter().enumerate() {
         *at = format!("step {:?}", step.name);
         scenario.number = number;
-        scenario.enter(
-            step,
-            |state| if number > 0 { apply(state, number) } else { Ok(()) },
-        )?;
+        let apply = |state: &State| match number {
+            0 => Ok(()),
+            _ => feed.apply(state, &marker(number)),
+        };
+        scenario.enter(step, apply)?;
         scenario.try_all(step, misses)?;
     }
     Ok(())

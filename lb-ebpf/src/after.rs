@@ -4,12 +4,12 @@
 use aya_ebpf::programs::TcContext;
 use lb_common::{
     abi::{Address, DeviceKind, Flow, Hook, Kind, Outcome, Phase, V4, V6},
-    net::{Cursor, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Odd, Tables, after},
+    net::{Cursor, ETHERTYPE_IPV4, ETHERTYPE_IPV6, ETHERTYPE_VLAN, Odd, Parsed, Tables, after},
 };
 
 use crate::{
     before, fragment,
-    maps::{Maps, Workspace},
+    maps::Maps,
     odd,
     outcome::{TC_NEXT, TC_SHOT, conclude},
     packet::{Packet, Tc},
@@ -24,6 +24,7 @@ pub(crate) fn tc(ctx: &TcContext, hook: Hook) -> i32 {
     match packet.load::<u16>(12).map(u16::from_be) {
         Some(ETHERTYPE_IPV4) => judge::<V4>(&packet, hook),
         Some(ETHERTYPE_IPV6) => judge::<V6>(&packet, hook),
+        Some(tag) if ETHERTYPE_VLAN.contains(&tag) => end(&packet, hook, Outcome::PassedVlan),
         _ => end(&packet, hook, Outcome::PassedOther),
     }
 }
@@ -40,25 +41,25 @@ pub(crate) fn end(packet: &Tc, hook: Hook, outcome: Outcome) -> i32 {
 
 #[inline(always)]
 fn judge<F: Maps>(packet: &Tc, hook: Hook) -> i32 {
-    let Some(workspace) = workspace::<F>() else {
-        return end(packet, hook, Outcome::DroppedInconsistent);
-    };
-    match F::parse(packet) {
-        Ok(parsed) => workspace.flow.parsed = parsed,
+    let mut parsed = match F::parse(packet) {
+        Ok(parsed) => parsed,
         Err(Odd::Pass(outcome)) => return end(packet, hook, outcome),
-        Err(Odd::Look) => match odd::tc::<F>(packet, workspace, hook, DeviceKind::Host, Phase::After) {
-            odd::PORTS => {}
+        Err(Odd::Look) => match odd::tc::<F>(packet, hook, DeviceKind::Host, Phase::After) {
+            odd::PORTS => match workspace::<F>() {
+                Some(workspace) => workspace.flow.parsed,
+                None => return end(packet, hook, Outcome::DroppedInconsistent),
+            },
             verdict => return verdict,
         },
-    }
+    };
     let kernel = Kernel {
         ctx: packet.skb.cast(),
         device: packet.device(),
     };
-    if let Some(flow) = after::<F, Kernel>(&kernel, &mut workspace.flow) {
-        let done = translate_tc::<F>(packet, &flow.to);
-        if workspace.flow.parsed.first != 0 {
-            fragment::tc::<F>(packet, workspace, Phase::After);
+    if let Some(flow) = after::<F, Kernel>(&kernel, &mut parsed) {
+        let done = translate_tc::<F>(packet, &parsed, &flow.to);
+        if parsed.first != 0 {
+            fragment::tc::<F>(packet, Phase::After);
         }
         return end(
             packet,
@@ -71,26 +72,32 @@ fn judge<F: Maps>(packet: &Tc, hook: Hook) -> i32 {
         );
     }
     if hook as u8 == Hook::UplinkOut as u8 && packet.is_local() {
-        let address = Tables::<F>::address(&kernel, &workspace.flow.parsed.tuple.destination);
-        if address.is_some_and(|a| a.has(Address::OTHER_NODE)) && !is_translated::<F>(&kernel, workspace) {
-            let verdict = before::open_or_refuse::<F>(packet, workspace, hook, DeviceKind::Host);
-            if workspace.flow.parsed.first != 0 {
-                fragment::tc::<F>(packet, workspace, Phase::Before);
+        parsed.tuple.phase = Phase::Before as u8;
+        let address = Tables::<F>::address(&kernel, &parsed.tuple.destination);
+        if address.is_some_and(|a| a.has(Address::OTHER_NODE)) && !is_translated::<F>(&kernel, &parsed) {
+            let verdict = open::<F>(packet, &parsed, hook);
+            if parsed.first != 0 {
+                fragment::tc::<F>(packet, Phase::Before);
             }
-            return verdict;
+            return before::refuse_if_so::<F>(packet, verdict, DeviceKind::Host);
         }
     }
-    if workspace.flow.parsed.first != 0 {
-        fragment::tc::<F>(packet, workspace, Phase::After);
+    if parsed.first != 0 {
+        fragment::tc::<F>(packet, Phase::After);
     }
     end(packet, hook, Outcome::PassedNotOurs)
 }
 
+/// A process of this node to a port of another node.
+#[inline(never)]
+fn open<F: Maps>(packet: &Tc, parsed: &Parsed<F::Addr>, hook: Hook) -> i32 {
+    before::handle::<F>(packet, parsed, hook, DeviceKind::Host)
+}
+
 /// Whether a packet of this node has been translated on its way out of `lb0`: its backend may be a socket of
 /// another node, on a port that is also some NodePort.
-#[inline(always)]
-fn is_translated<F: Maps>(kernel: &Kernel, workspace: &mut Workspace<F::Addr>) -> bool {
-    workspace.flow.key = workspace.flow.parsed.tuple.reverse();
-    let reverse = Tables::<F>::flow(kernel, &workspace.flow.key);
+#[inline(never)]
+fn is_translated<F: Maps>(kernel: &Kernel, parsed: &Parsed<F::Addr>) -> bool {
+    let reverse = Tables::<F>::flow(kernel, &parsed.tuple.reverse());
     reverse.is_some_and(|flow| flow.flags & Flow::<F::Addr>::REVERSE != 0)
 }

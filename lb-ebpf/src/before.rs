@@ -1,22 +1,22 @@
 //! Programs in front of the routing decision: they open flows and follow them.
 
-use aya_ebpf::{
-    bindings::xdp_action,
-    programs::{TcContext, XdpContext},
-};
+use aya_ebpf::programs::TcContext;
 use lb_common::{
     abi::{Action, DeviceKind, Flow, Hook, Kind, Outcome, Phase, Tuple, V4, V6},
-    net::{Arrival, Before, Cursor, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Odd, Scratch, Tables, before, tcp_flag},
+    net::{
+        Arrival, Before, Cursor, ETHERTYPE_IPV4, ETHERTYPE_IPV6, ETHERTYPE_VLAN, Odd, Parsed, Tables, before,
+        tcp_flag,
+    },
 };
 
 use crate::{
     fragment,
-    maps::{Maps, Workspace},
+    maps::Maps,
     odd,
     outcome::{TC_NEXT, TC_SHOT, conclude},
-    packet::{Packet, Tc, Xdp},
-    refuse::refuse,
-    rewrite::{age, translate, translate_tc},
+    packet::{Packet, Tc},
+    refuse::refuse_tc,
+    rewrite::{age, translate_tc},
     send,
     tables::{Kernel, workspace},
 };
@@ -25,10 +25,32 @@ use crate::{
 #[inline(always)]
 pub(crate) fn tc(ctx: &TcContext, hook: Hook, kind: DeviceKind) -> i32 {
     let packet = Tc::new(ctx);
+    if packet.is_in_vlan() {
+        return leave(&packet, hook, Outcome::PassedVlan);
+    }
     match packet.load::<u16>(12).map(u16::from_be) {
-        Some(ETHERTYPE_IPV4) => judge::<V4>(&packet, hook, kind),
-        Some(ETHERTYPE_IPV6) => judge::<V6>(&packet, hook, kind),
+        Some(ETHERTYPE_IPV4) => refuse_if_so::<V4>(&packet, judge::<V4>(&packet, hook, kind), kind),
+        Some(ETHERTYPE_IPV6) => refuse_if_so::<V6>(&packet, judge::<V6>(&packet, hook, kind), kind),
+        Some(tag) if ETHERTYPE_VLAN.contains(&tag) => leave(&packet, hook, Outcome::PassedVlan),
         _ => leave(&packet, hook, Outcome::PassedOther),
+    }
+}
+
+/// Stands for a verdict while the refusal of the packet in the workspace is still to be written: that needs most of
+/// the stack, so it stands beside the rest and not inside it. No TC verdict has this value.
+const REFUSE: i32 = i32::MIN;
+
+/// The verdict, and before it the refusal if there is to be one.
+#[inline(always)]
+pub(crate) fn refuse_if_so<F: Maps>(packet: &Tc, verdict: i32, kind: DeviceKind) -> i32 {
+    if verdict != REFUSE {
+        return verdict;
+    }
+    if refuse_tc::<F>(packet) {
+        let leaving = matches!(kind, DeviceKind::Host | DeviceKind::Loopback);
+        send::back(packet.device(), leaving)
+    } else {
+        TC_SHOT
     }
 }
 
@@ -48,55 +70,38 @@ pub(crate) fn leave(packet: &Tc, hook: Hook, outcome: Outcome) -> i32 {
     }
 }
 
-#[inline(always)]
+/// A function for each family: together, their words would crowd the stack.
+#[inline(never)]
 fn judge<F: Maps>(packet: &Tc, hook: Hook, kind: DeviceKind) -> i32 {
-    let Some(workspace) = workspace::<F>() else {
-        return leave(packet, hook, Outcome::DroppedInconsistent);
-    };
-    match F::parse(packet) {
-        Ok(parsed) => workspace.flow.parsed = parsed,
+    let parsed = match F::parse(packet) {
+        Ok(parsed) => parsed,
         Err(Odd::Pass(outcome)) => return leave(packet, hook, outcome),
-        Err(Odd::Look) => match odd::tc::<F>(packet, workspace, hook, kind, Phase::Before) {
-            odd::PORTS => {}
+        Err(Odd::Look) => match odd::tc::<F>(packet, hook, kind, Phase::Before) {
+            odd::PORTS => match workspace::<F>() {
+                Some(workspace) => workspace.flow.parsed,
+                None => return leave(packet, hook, Outcome::DroppedInconsistent),
+            },
             verdict => return verdict,
         },
-    }
-    let verdict = open_or_refuse::<F>(packet, workspace, hook, kind);
-    if workspace.flow.parsed.first != 0 {
-        fragment::tc::<F>(packet, workspace, Phase::Before);
+    };
+    let verdict = handle::<F>(packet, &parsed, hook, kind);
+    if parsed.first != 0 {
+        fragment::tc::<F>(packet, Phase::Before);
     }
     verdict
 }
 
-/// Handles a packet with known headers. Refusing stands beside opening, not inside it: each needs most of
-/// the stack.
+/// Handles a packet with known headers; its verdict is for [`refuse_if_so`].
 #[inline(always)]
-pub(crate) fn open_or_refuse<F: Maps>(
-    packet: &Tc,
-    workspace: &mut Workspace<F::Addr>,
-    hook: Hook,
-    kind: DeviceKind,
-) -> i32 {
-    let verdict = open::<F>(packet, &mut workspace.flow, hook, kind);
-    if verdict != REFUSE {
-        return verdict;
-    }
-    let leaving = matches!(kind, DeviceKind::Host | DeviceKind::Loopback);
-    refuse::<F>(packet, workspace, packet.device(), leaving)
-}
-
-/// Stands for a verdict while the refusal is still to be written. No TC verdict has this value.
-const REFUSE: i32 = i32::MIN;
-
-#[inline(never)]
-fn open<F: Maps>(packet: &Tc, scratch: &mut Scratch<F::Addr>, hook: Hook, kind: DeviceKind) -> i32 {
+pub(crate) fn handle<F: Maps>(packet: &Tc, parsed: &Parsed<F::Addr>, hook: Hook, kind: DeviceKind) -> i32 {
     let device = packet.device();
     let kernel = Kernel {
         ctx: packet.skb.cast(),
         device,
     };
     let length = packet.length();
-    match before::<F, Kernel>(&kernel, &Arrival { device, kind }, scratch) {
+    let scratch = || workspace::<F>().map(|workspace| &mut workspace.flow);
+    match before::<F, Kernel>(&kernel, &Arrival { device, kind }, parsed, scratch) {
         Before::Translate(flow, outcome) => {
             let to = Sending {
                 action: flow.action(),
@@ -104,14 +109,14 @@ fn open<F: Maps>(packet: &Tc, scratch: &mut Scratch<F::Addr>, hook: Hook, kind: 
                 device,
                 kind,
             };
-            let (outcome, verdict) = forward::<F>(packet, flow, outcome, &to);
+            let (outcome, verdict) = forward::<F>(packet, parsed, flow, outcome, &to);
             conclude(packet, hook, outcome, length);
             verdict
         }
         Before::Leave(outcome) => {
             let outcome = match (hook, outcome.kind()) {
                 // A RST is never answered (RFC 9293, section 3.10.7.1).
-                (Hook::HostOut, Kind::Passed) if scratch.parsed.flags & tcp_flag::RST != 0 => {
+                (Hook::HostOut, Kind::Passed) if parsed.flags & tcp_flag::RST != 0 => {
                     Outcome::DroppedUnknownFlow
                 }
                 // Routed here with the whole range of the Services' addresses.
@@ -122,13 +127,14 @@ fn open<F: Maps>(packet: &Tc, scratch: &mut Scratch<F::Addr>, hook: Hook, kind: 
                 _ => outcome,
             };
             if outcome.kind() == Kind::Rejected {
+                if let Some(workspace) = workspace::<F>() {
+                    workspace.flow.parsed = *parsed;
+                }
                 conclude(packet, hook, outcome, length);
                 return REFUSE;
             }
             if kind == DeviceKind::BridgePort {
-                scratch.key = scratch.parsed.tuple;
-                scratch.key.phase = Phase::After as u8;
-                to_the_stack::<F>(packet, &scratch.key, device);
+                route::<F>(packet, parsed, device);
             }
             leave(packet, hook, outcome)
         }
@@ -146,13 +152,19 @@ pub(crate) struct Sending {
 
 /// Translates and sends: gives the outcome, which the sending may still change, and the verdict.
 #[inline(always)]
-fn forward<F: Maps>(packet: &Tc, flow: &Flow<F::Addr>, outcome: Outcome, how: &Sending) -> (Outcome, i32) {
+fn forward<F: Maps>(
+    packet: &Tc,
+    parsed: &Parsed<F::Addr>,
+    flow: &Flow<F::Addr>,
+    outcome: Outcome,
+    how: &Sending,
+) -> (Outcome, i32) {
     // Only what comes from elsewhere has been a hop on its way.
     let from_here = matches!(how.kind, DeviceKind::Host | DeviceKind::Loopback);
     if how.action == Action::Neighbour && !from_here && !age::<F, _>(packet) {
         return (Outcome::DroppedExpired, TC_SHOT);
     }
-    if !translate_tc::<F>(packet, &flow.to) {
+    if !translate_tc::<F>(packet, parsed, &flow.to) {
         return (Outcome::DroppedRewrite, TC_SHOT);
     }
     (outcome, depart(packet, how))
@@ -173,6 +185,14 @@ pub(crate) fn depart(packet: &Tc, how: &Sending) -> i32 {
 /// A reply between two pods of one bridge would be switched past the stack, which would then have seen one
 /// direction only (and netfilter would call the rest of the connection invalid): it is sent to the bridge
 /// itself, which routes it.
+#[inline(never)]
+fn route<F: Maps>(packet: &Tc, parsed: &Parsed<F::Addr>, device: u32) {
+    let mut key = parsed.tuple;
+    key.phase = Phase::After as u8;
+    to_the_stack::<F>(packet, &key, device);
+}
+
+/// See [`route`]; `key` is that of the packet's flow behind the routing decision.
 #[inline(always)]
 pub(crate) fn to_the_stack<F: Maps>(packet: &Tc, key: &Tuple<F::Addr>, device: u32) {
     let kernel = Kernel {
@@ -183,71 +203,5 @@ pub(crate) fn to_the_stack<F: Maps>(packet: &Tc, key: &Tuple<F::Addr>, device: u
         && let Some(port) = Tables::<F>::device(&kernel, device)
     {
         packet.store(0, port.bridge_mac);
-    }
-}
-
-/// A packet at XDP, on an uplink.
-#[inline(always)]
-pub(crate) fn xdp(ctx: &XdpContext) -> u32 {
-    let packet = Xdp::new(ctx);
-    let outcome = match packet.load::<u16>(12).map(u16::from_be) {
-        Some(ETHERTYPE_IPV4) => judge_xdp::<V4>(&packet),
-        Some(ETHERTYPE_IPV6) => judge_xdp::<V6>(&packet),
-        _ => Outcome::PassedOther,
-    };
-    conclude(&packet, Hook::UplinkXdp, outcome, packet.length());
-    match outcome.kind() {
-        Kind::Passed | Kind::Forwarded => xdp_action::XDP_PASS,
-        Kind::Rejected | Kind::Dropped => xdp_action::XDP_DROP,
-    }
-}
-
-#[inline(always)]
-fn judge_xdp<F: Maps>(packet: &Xdp) -> Outcome {
-    let Some(workspace) = workspace::<F>() else {
-        return Outcome::DroppedInconsistent;
-    };
-    match F::parse(packet) {
-        Ok(parsed) => workspace.flow.parsed = parsed,
-        Err(Odd::Pass(outcome)) => return outcome,
-        Err(Odd::Look) => match odd::xdp::<F>(packet, workspace) {
-            None => {}
-            Some(outcome) => return outcome,
-        },
-    }
-    let outcome = open_xdp::<F>(packet, &mut workspace.flow);
-    if workspace.flow.parsed.first != 0 && outcome.kind() == Kind::Forwarded {
-        fragment::xdp::<F>(packet, workspace);
-    }
-    outcome
-}
-
-#[inline(always)]
-fn open_xdp<F: Maps>(packet: &Xdp, scratch: &mut Scratch<F::Addr>) -> Outcome {
-    let device = packet.device();
-    let kernel = Kernel {
-        ctx: packet.md.cast(),
-        device,
-    };
-    let parsed = scratch.parsed;
-    match before::<F, Kernel>(
-        &kernel,
-        &Arrival {
-            device,
-            kind: DeviceKind::Uplink,
-        },
-        scratch,
-    ) {
-        Before::Translate(flow, outcome) if flow.action() == Action::Stack => {
-            if translate::<F, _>(packet, &parsed, &flow.to) {
-                outcome
-            } else {
-                Outcome::DroppedRewrite
-            }
-        }
-        // The flow is open; TC finds it and sends.
-        Before::Translate(..) => Outcome::PassedToTc,
-        Before::Leave(outcome) if outcome.kind() == Kind::Rejected => Outcome::PassedToTc,
-        Before::Leave(outcome) => outcome,
     }
 }

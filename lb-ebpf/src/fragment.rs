@@ -11,7 +11,7 @@ use lb_common::{
 use crate::{
     maps::{self, Maps, Workspace},
     packet::{Packet, Tc, Xdp},
-    tables::Kernel,
+    tables::{Kernel, workspace},
 };
 
 impl<F: Maps> Fragments<F> for Kernel {
@@ -39,9 +39,12 @@ impl<F: Maps> Fragments<F> for Kernel {
     }
 }
 
-/// Remembers the first fragment in `workspace`, which has been treated like any packet.
+/// Remembers the first fragment in the workspace, which has been treated like any packet.
 #[inline(never)]
-pub(crate) fn tc<F: Maps>(packet: &Tc, workspace: &mut Workspace<F::Addr>, phase: Phase) {
+pub(crate) fn tc<F: Maps>(packet: &Tc, phase: Phase) {
+    let Some(workspace) = workspace::<F>() else {
+        return;
+    };
     let kernel = Kernel {
         ctx: packet.skb.cast(),
         device: packet.device(),
@@ -51,7 +54,10 @@ pub(crate) fn tc<F: Maps>(packet: &Tc, workspace: &mut Workspace<F::Addr>, phase
 
 /// The same at XDP.
 #[inline(never)]
-pub(crate) fn xdp<F: Maps>(packet: &Xdp, workspace: &mut Workspace<F::Addr>) {
+pub(crate) fn xdp<F: Maps>(packet: &Xdp) {
+    let Some(workspace) = workspace::<F>() else {
+        return;
+    };
     let kernel = Kernel {
         ctx: packet.md.cast(),
         device: packet.device(),

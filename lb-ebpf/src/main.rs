@@ -13,6 +13,7 @@
 
 mod after;
 mod before;
+mod fib;
 mod fragment;
 mod maps;
 mod odd;
@@ -23,6 +24,7 @@ mod rewrite;
 mod send;
 mod sweep;
 mod tables;
+mod xdp;
 
 use aya_ebpf::{
     macros::{classifier, xdp},
@@ -30,10 +32,10 @@ use aya_ebpf::{
 };
 use lb_common::abi::{DeviceKind, Hook};
 
-/// XDP on an uplink: what needs no other way than the stack's; the rest is left to [`uplink_in`].
-#[xdp]
+/// XDP on an uplink: as [`uplink_in`], to which it leaves what XDP cannot send.
+#[xdp(frags)]
 pub fn uplink_xdp(ctx: XdpContext) -> u32 {
-    before::xdp(&ctx)
+    xdp::xdp(&ctx)
 }
 
 /// TC ingress of uplinks and tunnels: clients outside, and replies from other nodes.

@@ -11,7 +11,7 @@ use lb_common::{
         FragmentKey, Frontend, FrontendKey, Node, Range, RangeKey, Rows, Service, Set, Source, Tuple, V4, V6,
         capacity,
     },
-    net::{Look, Refusal, Refuse, Scratch},
+    net::{Look, Quote, Refusal, Refuse, Scratch},
 };
 
 /// `BPF_F_MMAPABLE`: the agent writes tables through memory.
@@ -37,7 +37,7 @@ pub(crate) struct Workspace<A> {
     /// A refusal that is being written.
     pub(crate) refusal: Refusal,
     /// What it quotes.
-    pub(crate) quote: [u8; 48],
+    pub(crate) quote: Quote,
     /// A packet that is not plain.
     pub(crate) look: Look<A>,
 }

@@ -21,7 +21,7 @@ use crate::{
     outcome::{TC_SHOT, conclude},
     packet::{Packet, Tc, Xdp},
     rewrite::age,
-    tables::Kernel,
+    tables::{Kernel, workspace},
 };
 
 /// Stands for a verdict: the packet's ports are in the workspace now, it is to be treated like any other. No TC
@@ -102,13 +102,10 @@ impl Beginning for Xdp {
 
 /// A packet at TC that is not plain: a verdict, or [`PORTS`].
 #[inline(never)]
-pub(crate) fn tc<F: Maps>(
-    packet: &Tc,
-    workspace: &mut Workspace<F::Addr>,
-    hook: Hook,
-    kind: DeviceKind,
-    phase: Phase,
-) -> i32 {
+pub(crate) fn tc<F: Maps>(packet: &Tc, hook: Hook, kind: DeviceKind, phase: Phase) -> i32 {
+    let Some(workspace) = workspace::<F>() else {
+        return TC_SHOT;
+    };
     // One after the other: each needs much of the stack.
     let seen = look_tc::<F>(packet, workspace, phase);
     let outcome = match seen {
@@ -237,7 +234,10 @@ fn change_error<F: Maps>(look: &mut Look<F::Addr>, to: &Tuple<F::Addr>) {
 /// A packet at XDP that is not plain: its outcome; `None`: its ports are in the workspace now, it is to be treated
 /// like any other.
 #[inline(always)]
-pub(crate) fn xdp<F: Maps>(packet: &Xdp, workspace: &mut Workspace<F::Addr>) -> Option<Outcome> {
+pub(crate) fn xdp<F: Maps>(packet: &Xdp) -> Option<Outcome> {
+    let Some(workspace) = workspace::<F>() else {
+        return Some(Outcome::DroppedInconsistent);
+    };
     match look_xdp::<F>(packet, workspace) {
         Seen::Ports => None,
         Seen::Pass(outcome) => Some(outcome),
@@ -265,7 +265,11 @@ fn follow_xdp<F: Maps>(packet: &Xdp, look: &mut Look<F::Addr>, later: bool) -> O
         return not_found(if later { Seen::Later } else { Seen::Error });
     };
     if flow.action() != Action::Stack {
-        return Outcome::PassedToTc;
+        return if later {
+            Outcome::PassedToTcFragment
+        } else {
+            Outcome::PassedToTcError
+        };
     }
     let (outcome, _) = change::<F>(look, &flow.to, later);
     if packet.write(&look.headers) {

@@ -3,7 +3,7 @@
 
 use lb_common::abi::{Hook, Outcome};
 
-use crate::{maps, packet::Packet};
+use crate::{maps, packet::Packet, tables::counts};
 
 /// TC verdict: the packet goes on, through other programs of the device first (`TCX_NEXT`; for clsact
 /// `TC_ACT_UNSPEC`, which means the same).
@@ -20,7 +20,9 @@ pub(crate) fn count(hook: Hook, outcome: Outcome, length: u32) {
 /// Adds a packet, or an event, to a counter.
 #[inline(always)]
 pub(crate) fn add(index: u32, length: u32) {
-    if let Some(counter) = maps::counters.get_ptr_mut(index) {
+    if counts()
+        && let Some(counter) = maps::counters.get_ptr_mut(index)
+    {
         // SAFETY: per-CPU memory that only this CPU's programs write, one at a time.
         unsafe { (*counter).packets += 1 };
         // SAFETY: as above.

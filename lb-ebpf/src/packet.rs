@@ -6,13 +6,19 @@
 
 use aya_ebpf::{
     bindings::{__sk_buff, xdp_md},
-    helpers::generated::bpf_skb_pull_data,
+    helpers::generated::{bpf_skb_pull_data, bpf_xdp_get_buff_len},
     programs::{TcContext, XdpContext},
 };
 use lb_common::net::{Cursor, ETHERNET};
 
 /// Link, network and transport header at their longest (IPv4 with all options, TCP without).
 const HEADERS: u32 = (ETHERNET + 60 + 20) as u32;
+
+/// The bits of a VLAN tag that name the VLAN; 0 names none, the tag has a priority only.
+const VLAN_ID: u32 = 0xfff;
+
+/// The frame may go on outside of the part that pointers reach if it is at least as long as this.
+const LINEAR: u32 = 512;
 
 /// A packet whose bytes can be read and written in place.
 pub(crate) trait Packet: Cursor {
@@ -88,6 +94,15 @@ impl Tc {
         unsafe { (*self.skb).ifindex }
     }
 
+    /// Whether it came in a frame that is tagged for a VLAN (its tag is not among its bytes any more).
+    #[inline(always)]
+    pub(crate) fn is_in_vlan(&self) -> bool {
+        // SAFETY: reads a field of the program's own context.
+        let present = unsafe { (*self.skb).vlan_present } != 0;
+        // SAFETY: as above.
+        present && unsafe { (*self.skb).vlan_tci } & VLAN_ID != 0
+    }
+
     /// Whether a process of this node has sent it, rather than the stack forwarded it.
     #[inline(always)]
     pub(crate) fn is_local(&self) -> bool {
@@ -158,7 +173,12 @@ impl Packet for Xdp {
 
     #[inline(always)]
     fn length(&self) -> u32 {
-        (self.end() - self.start()) as u32
+        let reached = (self.end() - self.start()) as u32;
+        if reached < LINEAR {
+            return reached;
+        }
+        // SAFETY: the context is the program's own.
+        (unsafe { bpf_xdp_get_buff_len(self.md) }) as u32
     }
 }
 

@@ -1,67 +1,100 @@
 //! Turns a packet into the refusal of itself and sends it back.
 #![allow(unsafe_code)]
 
-use aya_ebpf::helpers::generated::{bpf_skb_change_tail, bpf_skb_load_bytes, bpf_skb_store_bytes};
+use aya_ebpf::helpers::generated::{
+    bpf_skb_change_tail, bpf_skb_load_bytes, bpf_skb_store_bytes, bpf_xdp_adjust_tail, bpf_xdp_load_bytes,
+    bpf_xdp_store_bytes,
+};
 use lb_common::{
     abi::Protocol,
-    net::{Cursor, ETHERNET, FRAME, Segment},
+    net::{ETHERNET, FRAME, Quote, Segment},
 };
 
 use crate::{
     maps::{Maps, Workspace},
-    outcome::TC_SHOT,
-    packet::Tc,
-    send,
+    packet::{Packet, Tc, Xdp},
+    tables::workspace,
 };
 
-/// The verdict that sends a refusal of the packet back on `device`; `leaving`: it was on its way out.
+/// Turns the packet, whose headers are in the workspace, into its refusal.
+#[inline(always)]
+pub(crate) fn refuse_tc<F: Maps>(packet: &Tc) -> bool {
+    workspace::<F>().is_some_and(|workspace| write::<F, _>(packet, workspace))
+}
+
+/// As [`refuse_tc`]; `false`: the packet is as it was.
+#[inline(always)]
+pub(crate) fn refuse_xdp<F: Maps>(packet: &Xdp) -> bool {
+    workspace::<F>().is_some_and(|workspace| write::<F, _>(packet, workspace))
+}
+
+/// A packet that can become another one.
+trait Answer: Packet {
+    /// Reads what an answer quotes: `length` bytes from the network header on.
+    fn quote(&self, quote: &mut Quote, length: usize) -> bool;
+    /// Becomes the first `length` bytes of `frame`.
+    fn replace(&self, frame: &[u8; FRAME], length: usize) -> bool;
+}
+
+/// A function of its own, with everything in the workspace: the answer's words would crowd the stack.
 #[inline(never)]
-pub(crate) fn refuse<F: Maps>(
-    packet: &Tc,
-    workspace: &mut Workspace<F::Addr>,
-    device: u32,
-    leaving: bool,
-) -> i32 {
-    let parsed = &workspace.flow.parsed;
-    let length = if parsed.tuple.protocol == Protocol::Tcp as u8 {
-        Segment::read::<F, _>(packet, parsed).map(|of| workspace.refusal.reset::<F>(&parsed.tuple, &of))
-    } else {
-        unreachable::<F>(packet, workspace)
-    };
-    let Some(length) = length else { return TC_SHOT };
+fn write<F: Maps, P: Answer>(packet: &P, workspace: &mut Workspace<F::Addr>) -> bool {
     let Some(link) = packet.load::<[u8; 12]>(0) else {
-        return TC_SHOT;
-    };
-    workspace.refusal.link::<F>(link);
-    if write(packet, &workspace.refusal.frame, length) {
-        send::back(device, leaving)
-    } else {
-        TC_SHOT
-    }
-}
-
-#[inline(always)]
-fn unreachable<F: Maps>(packet: &Tc, workspace: &mut Workspace<F::Addr>) -> Option<usize> {
-    let quote = workspace.quote.as_mut_ptr().cast();
-    // SAFETY: the buffer is at least as long as a family's quote; the helper checks the packet's length.
-    let read = unsafe { bpf_skb_load_bytes(packet.skb.cast(), ETHERNET as u32, quote, F::QUOTE as u32) };
-    if read != 0 {
-        return None;
-    }
-    Some(
-        workspace
-            .refusal
-            .unreachable::<F>(&workspace.flow.parsed.tuple, &workspace.quote),
-    )
-}
-
-#[inline(always)]
-fn write(packet: &Tc, frame: &[u8; FRAME], length: usize) -> bool {
-    // SAFETY: the context is the program's own.
-    if unsafe { bpf_skb_change_tail(packet.skb, length as u32, 0) } != 0 {
         return false;
+    };
+    let (parsed, refusal) = (&workspace.flow.parsed, &mut workspace.refusal);
+    let length = if parsed.tuple.protocol == Protocol::Tcp as u8 {
+        let Some(segment) = Segment::read::<F, _>(packet, parsed) else {
+            return false;
+        };
+        refusal.reset::<F>(&parsed.tuple, &segment)
+    } else {
+        if !packet.quote(&mut workspace.quote, F::QUOTE) {
+            return false;
+        }
+        refusal.unreachable::<F>(&parsed.tuple, &workspace.quote)
+    };
+    refusal.link::<F>(link);
+    packet.replace(&refusal.frame, length)
+}
+
+impl Answer for Tc {
+    #[inline(always)]
+    fn quote(&self, quote: &mut Quote, length: usize) -> bool {
+        let quote = quote.as_mut_ptr().cast();
+        // SAFETY: `length` is at most the quote's size, a constant of the family; the helper checks the packet's.
+        (unsafe { bpf_skb_load_bytes(self.skb.cast(), ETHERNET as u32, quote, length as u32) }) == 0
     }
-    // SAFETY: `length` is at most the frame's size, a constant of the family; the helper checks the packet's.
-    let written = unsafe { bpf_skb_store_bytes(packet.skb, 0, frame.as_ptr().cast(), length as u32, 0) };
-    written == 0
+
+    #[inline(always)]
+    fn replace(&self, frame: &[u8; FRAME], length: usize) -> bool {
+        // SAFETY: the context is the program's own.
+        if unsafe { bpf_skb_change_tail(self.skb, length as u32, 0) } != 0 {
+            return false;
+        }
+        let frame = frame.as_ptr().cast();
+        // SAFETY: `length` is at most the frame's size, a constant of the family; the helper checks the packet's.
+        (unsafe { bpf_skb_store_bytes(self.skb, 0, frame, length as u32, 0) }) == 0
+    }
+}
+
+impl Answer for Xdp {
+    #[inline(always)]
+    fn quote(&self, quote: &mut Quote, length: usize) -> bool {
+        let quote = quote.as_mut_ptr().cast();
+        // SAFETY: as at TC.
+        (unsafe { bpf_xdp_load_bytes(self.md, ETHERNET as u32, quote, length as u32) }) == 0
+    }
+
+    #[inline(always)]
+    fn replace(&self, frame: &[u8; FRAME], length: usize) -> bool {
+        let by = (length as u32).wrapping_sub(self.length()) as i32;
+        // SAFETY: the context is the program's own.
+        if unsafe { bpf_xdp_adjust_tail(self.md, by) } != 0 {
+            return false;
+        }
+        let frame = frame.as_ptr().cast_mut().cast();
+        // SAFETY: as at TC; the helper only reads the frame.
+        (unsafe { bpf_xdp_store_bytes(self.md, 0, frame, length as u32) }) == 0
+    }
 }

@@ -14,11 +14,7 @@ use lb_common::{
     net::{Cursor, Differences, Edit, Net, Parsed, Sum, apply, differences, shift_difference},
 };
 
-use crate::{
-    maps::Maps,
-    packet::{Packet, Tc, Xdp},
-    tables::workspace,
-};
+use crate::packet::{Packet, Tc, Xdp};
 
 /// A packet whose transport checksum can follow a translation.
 pub(crate) trait Rewrite: Packet {
@@ -55,14 +51,16 @@ pub(crate) fn translate<F: Net, P: Rewrite>(
     }
 }
 
-/// [`translate`] at TC, as a function of its own: its words would crowd the caller's stack. Finds the packet's
-/// present tuple in the workspace.
+/// [`translate`] at TC, as a function of its own: its words would crowd the caller's stack.
 #[inline(never)]
-pub(crate) fn translate_tc<F: Maps>(packet: &Tc, to: &Tuple<F::Addr>) -> bool {
-    match workspace::<F>() {
-        Some(workspace) => translate::<F, _>(packet, &workspace.flow.parsed, to),
-        None => false,
-    }
+pub(crate) fn translate_tc<F: Net>(packet: &Tc, parsed: &Parsed<F::Addr>, to: &Tuple<F::Addr>) -> bool {
+    translate::<F, _>(packet, parsed, to)
+}
+
+/// As [`translate_tc`], at XDP.
+#[inline(never)]
+pub(crate) fn translate_xdp<F: Net>(packet: &Xdp, parsed: &Parsed<F::Addr>, to: &Tuple<F::Addr>) -> bool {
+    translate::<F, _>(packet, parsed, to)
 }
 
 /// SCTP's checksum covers the ports but no address.

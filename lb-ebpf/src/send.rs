@@ -33,6 +33,13 @@ pub(crate) fn receive(packet: &Tc, device: u32) -> i32 {
     (unsafe { bpf_redirect(device, BPF_F_INGRESS as u64) }) as i32
 }
 
+/// At XDP: out of a device, as it is.
+#[inline(always)]
+pub(crate) fn redirect(device: u32) -> u32 {
+    // SAFETY: no memory is passed.
+    (unsafe { bpf_redirect(device, 0) }) as u32
+}
+
 /// Back to where it came from: out of the device, or up again if it was on its way out.
 #[inline(always)]
 pub(crate) fn back(device: u32, leaving: bool) -> i32 {

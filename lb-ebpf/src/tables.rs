@@ -2,11 +2,10 @@
 #![allow(unsafe_code)]
 
 use aya_ebpf::{
-    bindings::{BPF_FIB_LOOKUP_SKIP_NEIGH, BPF_NOEXIST, bpf_fib_lookup as FibParams, bpf_sock_tuple},
+    Global,
+    bindings::{BPF_NOEXIST, bpf_sock_tuple},
     btf_maps::lpm_trie,
-    helpers::generated::{
-        bpf_fib_lookup, bpf_ktime_get_coarse_ns, bpf_sk_lookup_tcp, bpf_sk_lookup_udp, bpf_sk_release,
-    },
+    helpers::generated::{bpf_jiffies64, bpf_sk_lookup_tcp, bpf_sk_lookup_udp, bpf_sk_release},
 };
 use core::ffi::c_void;
 use lb_common::{
@@ -15,13 +14,31 @@ use lb_common::{
         RangeKey, Set, SourceClass, State, Tuple,
     },
     maglev,
-    net::{Created, Tables, range_bits},
+    net::{self, Created, Tables, range_bits},
 };
 
 use crate::{
+    fib::{NextHop, look_up, words},
     maps::{self, Maps, Workspace},
     outcome::add,
 };
+
+/// Set when the programs are loaded. 1: flows are not written; 2: nothing is. Decisions, rewrites and verdicts are
+/// what they would be; the verifier removes what is switched off.
+#[unsafe(no_mangle)]
+static DRY_RUN: Global<u8> = Global::new(0);
+
+/// Whether flows are written.
+#[inline(always)]
+fn writes() -> bool {
+    DRY_RUN.load() == 0
+}
+
+/// Whether packets are counted.
+#[inline(always)]
+pub(crate) fn counts() -> bool {
+    DRY_RUN.load() < 2
+}
 
 /// The maps, seen from a program's context.
 #[derive(Clone, Copy)]
@@ -32,15 +49,10 @@ pub(crate) struct Kernel {
     pub(crate) device: u32,
 }
 
-/// What `bpf_ktime_get_coarse_ns` is shifted by: a tick is 2^30 ns, 1.07 seconds.
-const TICK_SHIFT: u32 = 30;
-
 const E2BIG: i32 = -7;
 const ENOMEM: i32 = -12;
 const EBUSY: i32 = -16;
 const EEXIST: i32 = -17;
-const AF_INET: u8 = 2;
-const AF_INET6: u8 = 10;
 
 /// `BPF_F_CURRENT_NETNS`: that of the device.
 const OWN_NAMESPACE: u64 = u64::MAX;
@@ -63,14 +75,47 @@ fn embryo_mask() -> u32 {
     maps::node.get(0).map_or(0, |node| node.embryo_mask)
 }
 
-/// The clock of flows.
+/// The clock of flows. The verifier puts a load in place of the call.
 #[inline(always)]
 pub(crate) fn tick() -> u32 {
+    let shift = maps::node.get(0).map_or(0, |node| node.tick_shift);
     // SAFETY: no arguments.
-    (unsafe { bpf_ktime_get_coarse_ns() } >> TICK_SHIFT) as u32
+    (unsafe { bpf_jiffies64() } >> (shift & 63)) as u32
+}
+
+/// A flow entry in its map.
+pub(crate) struct Entry<A>(*mut Flow<A>);
+
+impl<A> Copy for Entry<A> {}
+
+impl<A> Clone for Entry<A> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<'a, A: 'a> net::Entry<'a, A> for Entry<A> {
+    #[inline(always)]
+    fn flow(self) -> &'a Flow<A> {
+        // SAFETY: the pointer is valid until the program ends. The fields that change are single words, and any
+        // mixture of their values is a valid flow.
+        unsafe { &*self.0 }
+    }
+
+    #[inline(always)]
+    fn note(self, tick: u32, state: State) {
+        if writes() {
+            // SAFETY: the pointer is valid until the program ends; each field is one word, and the last writer wins.
+            unsafe { (*self.0).seen = tick };
+            // SAFETY: as above.
+            unsafe { (*self.0).state = state as u8 };
+        }
+    }
 }
 
 impl<F: Maps> Tables<F> for Kernel {
+    type Entry<'a> = Entry<F::Addr>;
+
     #[inline(always)]
     fn address(&self, address: &F::Addr) -> Option<Address> {
         // SAFETY: the value is one word, read once.
@@ -142,13 +187,15 @@ impl<F: Maps> Tables<F> for Kernel {
     }
 
     #[inline(always)]
-    fn flow(&self, key: &Tuple<F::Addr>) -> Option<&Flow<F::Addr>> {
-        // SAFETY: the fields that change are single words, and any mixture of their values is a valid flow.
-        unsafe { F::flows().get(key) }
+    fn entry(&self, key: &Tuple<F::Addr>) -> Option<Entry<F::Addr>> {
+        F::flows().get_ptr_mut(key).map(Entry)
     }
 
     #[inline(always)]
     fn create(&self, key: &Tuple<F::Addr>, flow: &Flow<F::Addr>) -> Created {
+        if !writes() {
+            return Created::Yes;
+        }
         match F::flows().insert(key, flow, BPF_NOEXIST as u64) {
             Ok(()) => Created::Yes,
             Err(EEXIST) => Created::Exists,
@@ -166,20 +213,10 @@ impl<F: Maps> Tables<F> for Kernel {
     }
 
     #[inline(always)]
-    fn touch(&self, key: &Tuple<F::Addr>, tick: u32, state: State) -> bool {
-        let Some(flow) = F::flows().get_ptr_mut(key) else {
-            return false;
-        };
-        // SAFETY: the pointer is valid until the program ends; each field is one word, and the last writer wins.
-        unsafe { (*flow).seen = tick };
-        // SAFETY: as above.
-        unsafe { (*flow).state = state as u8 };
-        true
-    }
-
-    #[inline(always)]
     fn remove(&self, key: &Tuple<F::Addr>) {
-        let _ = F::flows().remove(key); // absent: another CPU has done it
+        if writes() {
+            let _ = F::flows().remove(key); // absent: another CPU has done it
+        }
     }
 
     #[inline(always)]
@@ -193,7 +230,9 @@ impl<F: Maps> Tables<F> for Kernel {
 
     #[inline(always)]
     fn take_slot(&self, hash: u32, key: &Tuple<F::Addr>) {
-        if let Some(slot) = F::embryos().get_ptr_mut(hash & embryo_mask()) {
+        if writes()
+            && let Some(slot) = F::embryos().get_ptr_mut(hash & embryo_mask())
+        {
             // SAFETY: as in `slot`.
             unsafe { *slot = *key };
         }
@@ -217,15 +256,9 @@ impl<F: Maps> Tables<F> for Kernel {
 
     #[inline(always)]
     fn route(&self, tuple: &Tuple<F::Addr>) -> Option<u32> {
-        let mut device = 0;
-        if F::ADDR_LEN == 4 {
-            let ([source, ..], [destination, ..]) = (words::<F>(tuple.source), words::<F>(tuple.destination));
-            route4(self.ctx, self.device, source, destination, &mut device);
-        } else {
-            let (source, destination) = (words::<F>(tuple.source), words::<F>(tuple.destination));
-            route6(self.ctx, self.device, &source, &destination, &mut device);
-        }
-        if device == 0 { None } else { Some(device) }
+        let mut hop = NextHop::default();
+        look_up::<F>(self.ctx, self.device, tuple, 0, &mut hop);
+        (hop.device != 0).then_some(hop.device)
     }
 
     #[inline(always)]
@@ -234,17 +267,7 @@ impl<F: Maps> Tables<F> for Kernel {
         if !tcp && tuple.protocol != Protocol::Udp as u8 {
             return false; // the kernel has no helper for it
         }
-        let mut found = 0;
-        if F::ADDR_LEN == 4 {
-            let ([source, ..], [destination, ..]) = (words::<F>(tuple.source), words::<F>(tuple.destination));
-            let ports = [tuple.source_port.to_be(), tuple.destination_port.to_be()];
-            socket4(self.ctx, tcp, [source, destination], ports, &mut found);
-        } else {
-            let (source, destination) = (words::<F>(tuple.source), words::<F>(tuple.destination));
-            let ports = [tuple.source_port.to_be(), tuple.destination_port.to_be()];
-            socket6(self.ctx, tcp, &[source, destination], ports, &mut found);
-        }
-        found != 0
+        socket::<F>(self.ctx, tcp, tuple) != 0
     }
 
     #[inline(always)]
@@ -253,66 +276,27 @@ impl<F: Maps> Tables<F> for Kernel {
     }
 }
 
-/// An address as up to four words.
-#[inline(always)]
-fn words<F: Maps>(address: F::Addr) -> [u32; 4] {
-    let mut words = [0; 4];
-    for (slot, word) in words.iter_mut().zip(F::words(address)) {
-        *slot = word;
+/// Whether a socket of the packet's own namespace is connected to the packet's sender. A subprogram of its own: the
+/// parameters would not fit into the caller's stack frame.
+#[inline(never)]
+fn socket<F: Maps>(ctx: *mut c_void, tcp: bool, of: &Tuple<F::Addr>) -> u32 {
+    // SAFETY: plain old data, for which all zero is valid.
+    let mut tuple: bpf_sock_tuple = unsafe { core::mem::zeroed() };
+    let (source, destination) = (words::<F>(of.source), words::<F>(of.destination));
+    let (sport, dport) = (of.source_port.to_be(), of.destination_port.to_be());
+    if F::ADDR_LEN == 4 {
+        tuple.__bindgen_anon_1.ipv4.saddr = source[0];
+        tuple.__bindgen_anon_1.ipv4.daddr = destination[0];
+        tuple.__bindgen_anon_1.ipv4.sport = sport;
+        tuple.__bindgen_anon_1.ipv4.dport = dport;
+        is_connected(ctx, tcp, &mut tuple, SOCKET4)
+    } else {
+        tuple.__bindgen_anon_1.ipv6.saddr = source;
+        tuple.__bindgen_anon_1.ipv6.daddr = destination;
+        tuple.__bindgen_anon_1.ipv6.sport = sport;
+        tuple.__bindgen_anon_1.ipv6.dport = dport;
+        is_connected(ctx, tcp, &mut tuple, SOCKET6)
     }
-    words
-}
-
-/// A subprogram of its own: the parameters would not fit into the caller's stack frame.
-#[inline(never)]
-fn route4(ctx: *mut c_void, device: u32, source: u32, destination: u32, out: &mut u32) {
-    // SAFETY: plain old data, for which all zero is valid.
-    let mut fib: FibParams = unsafe { core::mem::zeroed() };
-    fib.family = AF_INET;
-    fib.ifindex = device;
-    fib.__bindgen_anon_3.ipv4_src = source;
-    fib.__bindgen_anon_4.ipv4_dst = destination;
-    *out = look_up(ctx, &mut fib);
-}
-
-/// As [`route4`].
-#[inline(never)]
-fn route6(ctx: *mut c_void, device: u32, source: &[u32; 4], destination: &[u32; 4], out: &mut u32) {
-    // SAFETY: plain old data, for which all zero is valid.
-    let mut fib: FibParams = unsafe { core::mem::zeroed() };
-    fib.family = AF_INET6;
-    fib.ifindex = device;
-    fib.__bindgen_anon_3.ipv6_src = *source;
-    fib.__bindgen_anon_4.ipv6_dst = *destination;
-    *out = look_up(ctx, &mut fib);
-}
-
-/// Whether a socket of the packet's own namespace is connected to its sender. Subprograms as [`route4`].
-#[inline(never)]
-fn socket4(ctx: *mut c_void, tcp: bool, addresses: [u32; 2], ports: [u16; 2], out: &mut u32) {
-    // SAFETY: plain old data, for which all zero is valid.
-    let mut tuple: bpf_sock_tuple = unsafe { core::mem::zeroed() };
-    let [source, destination] = addresses;
-    let [source_port, destination_port] = ports;
-    tuple.__bindgen_anon_1.ipv4.saddr = source;
-    tuple.__bindgen_anon_1.ipv4.daddr = destination;
-    tuple.__bindgen_anon_1.ipv4.sport = source_port;
-    tuple.__bindgen_anon_1.ipv4.dport = destination_port;
-    *out = is_connected(ctx, tcp, &mut tuple, SOCKET4);
-}
-
-/// As [`socket4`].
-#[inline(never)]
-fn socket6(ctx: *mut c_void, tcp: bool, addresses: &[[u32; 4]; 2], ports: [u16; 2], out: &mut u32) {
-    // SAFETY: plain old data, for which all zero is valid.
-    let mut tuple: bpf_sock_tuple = unsafe { core::mem::zeroed() };
-    let [source, destination] = addresses;
-    let [source_port, destination_port] = ports;
-    tuple.__bindgen_anon_1.ipv6.saddr = *source;
-    tuple.__bindgen_anon_1.ipv6.daddr = *destination;
-    tuple.__bindgen_anon_1.ipv6.sport = source_port;
-    tuple.__bindgen_anon_1.ipv6.dport = destination_port;
-    *out = is_connected(ctx, tcp, &mut tuple, SOCKET6);
 }
 
 #[inline(always)]
@@ -333,13 +317,4 @@ fn is_connected(ctx: *mut c_void, tcp: bool, tuple: &mut bpf_sock_tuple, length:
     // SAFETY: it is held, and released once.
     unsafe { bpf_sk_release(socket.cast()) };
     (port != 0) as u32
-}
-
-/// The device a route leads to, 0 if there is none. A missing neighbour does not matter: sending resolves it.
-#[inline(always)]
-fn look_up(ctx: *mut c_void, fib: &mut FibParams) -> u32 {
-    // SAFETY: the context is the program's own; the parameters are as long as said.
-    let result =
-        unsafe { bpf_fib_lookup(ctx, fib, size_of::<FibParams>() as i32, BPF_FIB_LOOKUP_SKIP_NEIGH) };
-    if result == 0 { fib.ifindex } else { 0 }
 }

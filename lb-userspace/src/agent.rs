@@ -69,6 +69,7 @@ pub async fn run(config: Config) -> Result<()> {
         masquerade_all,
         linger,
         tc_attach,
+        hook,
         pod_detection,
         localhost_nodeports,
         external_ip_ranges,
@@ -133,7 +134,7 @@ pub async fn run(config: Config) -> Result<()> {
         localhost_nodeports,
         service_cidrs: service_ranges,
         linger,
-        tick: PlanSettings::default().tick,
+        hertz: node::hertz().context("cannot learn how fast the kernel's clock ticks")?,
         capacities: Capacities {
             embryos: capacities.embryos(),
             ..Capacities::default()
@@ -143,6 +144,7 @@ pub async fn run(config: Config) -> Result<()> {
         pins: pins.clone(),
         capacities,
         tc_attach,
+        hook,
     })?;
     info!(adopted = ?loaded.adopted(), "programs and maps are loaded");
     let store = maps::bpf::open(|name| loaded.take_map(name))?;

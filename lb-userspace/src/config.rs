@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, ops::RangeInclusive, path::PathBuf, time::Duration};
 
 use crate::{
-    load::TcAttach,
+    load::{TcAttach, UplinkHook},
     node::{DeviceOverride, Pattern, Prefix},
     source::kubernetes::KubeOptions,
 };
@@ -37,6 +37,8 @@ pub struct Config {
     pub linger: Duration,
     /// How programs are attached.
     pub tc_attach: TcAttach,
+    /// Where packets from outside are translated.
+    pub hook: UplinkHook,
     /// Sources can be told to be this node's pods, by the node's pod ranges.
     pub pod_detection: bool,
     /// Serve NodePorts on 127.0.0.1 too.

@@ -4,10 +4,7 @@ mod common;
 
 use std::{future::Future, time::Duration};
 
-use common::{
-    apiserver::{ApiServer, NONE_FOUND},
-    relay::Relay,
-};
+use common::relay::Relay;
 use k8s_openapi::api::{
     core::v1::{Namespace, Node, Service},
     discovery::v1::EndpointSlice,
@@ -17,6 +14,7 @@ use kube::{
     api::{DeleteParams, Patch, PatchParams, PostParams},
     core::NamespaceResourceScope,
 };
+use lb_cases::apiserver::{ApiServer, NONE_FOUND};
 use lb_userspace::{
     model::{DesiredState, Index, NodeIdentity, ObjectKey},
     source::{

@@ -33,6 +33,9 @@ pub(crate) struct CasesArgs {
     /// An agent that is built already; otherwise this tree's is built.
     #[arg(long, value_name = "FILE")]
     agent: Option<PathBuf>,
+    /// Where agents get their objects from.
+    #[arg(long, value_enum, default_value_t = Objects::Api)]
+    objects: Objects,
     /// Print one JSON document of all checks.
     #[arg(long)]
     json: bool,
@@ -48,6 +51,15 @@ pub(crate) enum Hook {
     Tc,
     /// XDP, with TC for what it leaves.
     Xdp,
+}
+
+/// Where agents get their objects from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Objects {
+    /// An API server, where one can be had and takes them; a folder otherwise.
+    Api,
+    /// A folder.
+    Folder,
 }
 
 /// The command.
@@ -95,6 +107,10 @@ fn run(agent: &Path, args: &CasesArgs, jobs: usize, report: &mut Report) -> Resu
         hook: match args.hook {
             Hook::Tc => lb_cases::Hook::Tc,
             Hook::Xdp => lb_cases::Hook::Xdp,
+        },
+        objects: match args.objects {
+            Objects::Api => lb_cases::Objects::Api,
+            Objects::Folder => lb_cases::Objects::Folder,
         },
         jobs,
         tag: TAG.into(),

@@ -6,6 +6,7 @@ mod change;
 mod cluster;
 mod download;
 mod expected;
+mod hooks;
 mod judge;
 mod remains;
 mod show;
@@ -54,12 +55,40 @@ pub(crate) struct DemoArgs {
     /// How the nodes connect their pods.
     #[arg(long, value_enum, default_value_t = PodNetwork::Routed)]
     pub(crate) pod_network: PodNetwork,
+    /// Where the agents translate what comes from outside.
+    #[arg(long, value_enum, default_value_t = Hook::Tc)]
+    pub(crate) hook: Hook,
     /// Be the server in the pod of this name (the demo starts itself so).
     #[arg(long, hide = true, value_name = "POD")]
     serve: Option<String>,
     /// An address of that pod.
     #[arg(long, hide = true, value_name = "ADDRESS")]
     at: Vec<IpAddr>,
+}
+
+/// Where the agents translate what comes from outside: `lb-agent run --hook`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Hook {
+    /// TC alone.
+    Tc,
+    /// XDP in the driver, in the stack where that cannot.
+    Xdp,
+    /// XDP in the driver only.
+    XdpNative,
+    /// XDP in the stack.
+    XdpGeneric,
+}
+
+impl Hook {
+    /// As the agent's flag has it.
+    fn flag(self) -> &'static str {
+        match self {
+            Self::Tc => "tc",
+            Self::Xdp => "xdp",
+            Self::XdpNative => "xdp-native",
+            Self::XdpGeneric => "xdp-generic",
+        }
+    }
 }
 
 /// How the nodes connect their pods.
@@ -80,6 +109,7 @@ pub(crate) fn command(workspace: &Workspace, args: &DemoArgs) -> Result<ExitCode
         keep,
         down,
         pod_network,
+        hook,
         serve: pod,
         at,
     } = args;
@@ -96,7 +126,7 @@ pub(crate) fn command(workspace: &Workspace, args: &DemoArgs) -> Result<ExitCode
     setup::runtime(workspace)?;
     let program = build::all(workspace, &BuildArgs::default())?;
     let folder = workspace.root().join("deploy/demo");
-    let topology = cluster::topology(*pod_network);
+    let topology = cluster::topology(*pod_network, *hook);
     let file = folder.join("expected.yaml");
     let expected = fs::read_to_string(&file)
         .map_err(anyhow::Error::from)
@@ -106,14 +136,16 @@ pub(crate) fn command(workspace: &Workspace, args: &DemoArgs) -> Result<ExitCode
 
     let start = Instant::now();
     say("setting up three nodes with two pods each, and a client outside");
-    let mut cluster = Cluster::start(&topology, &program, &folder.join("manifests"), *keep)?;
+    let manifests = folder.join("manifests");
+    let mut cluster = Cluster::start(&topology, &program, *hook, &manifests, *keep)?;
     let mut report = Report::default();
     let mut print = |text: String| {
         if !json {
             println!("{text}");
         }
     };
-    let played = show::play(&mut cluster, &expected, &mut report, &mut print);
+    let played = show::play(&mut cluster, &expected, &mut report, &mut print)
+        .and_then(|()| hooks::check(&cluster, *hook, *pod_network, &mut report, &mut print));
     if played.is_err() || report.has_misses() {
         for agent in &cluster.agents {
             let log = agent.child().tail(LOG_LINES);

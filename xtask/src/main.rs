@@ -17,6 +17,7 @@ mod scratch;
 mod setup;
 mod test;
 mod workspace;
+mod worlds;
 
 use std::process::ExitCode;
 
@@ -43,6 +44,8 @@ enum Command {
     Check(check::CheckArgs),
     /// Build everything and run every test.
     Test(test::TestArgs),
+    /// Ask random worlds what becomes of packets, and compare with the semantics.
+    Worlds(worlds::WorldsArgs),
     /// Run a folder of behaviour cases against the real agent.
     Cases(cases::CasesArgs),
     /// Break the source in small ways and see whether a test notices.
@@ -70,6 +73,7 @@ fn dispatch(cli: Cli) -> Result<ExitCode> {
         Command::Build(args) => build::command(&workspace, &args)?,
         Command::Check(args) => return check::command(&workspace, &args),
         Command::Test(args) => return test::command(&workspace, &args),
+        Command::Worlds(args) => return worlds::command(&workspace, &args),
         Command::Cases(args) => return cases::command(&workspace, &args),
         Command::Mutants(args) => return mutants::command(&workspace, &args),
         Command::Run(args) => run::command(&workspace, &args)?,

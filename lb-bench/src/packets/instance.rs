@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use aya::{
-    Ebpf, EbpfLoader,
-    maps::{MapData, PerCpuArray},
+    Ebpf, EbpfLoader, Pod,
+    maps::{Array, MapData, PerCpuArray},
     programs::Program,
 };
-use lb_common::abi::{COUNTERS, Counter, Hook, Outcome, names};
+use lb_common::abi::{COUNTERS, Counter, Family as Typed, Hook, Outcome, Tuple, V4, V6, names};
 use lb_userspace::{
     apply, load, maps,
     model::{NodeFacts, ServicePort},
@@ -27,9 +27,13 @@ const MAGLEV: u32 = 524_288;
 pub(crate) struct Instance {
     ebpf: Ebpf,
     counters: PerCpuArray<MapData, Counter>,
+    /// Empties the slots of unanswered flows, by family.
+    slots: [Slots; 2],
     v4: Box<dyn FlowTable>,
     v6: Box<dyn FlowTable>,
 }
+
+type Slots = Box<dyn FnMut() -> Result<()>>;
 
 /// The programs that are measured.
 const PROGRAMS: [&str; 3] = ["uplink_xdp", "uplink_in", "uplink_out"];
@@ -73,6 +77,7 @@ impl Instance {
             }
             .with_context(|| format!("the kernel refuses {name}"))?;
         }
+        let slots = [slots::<V4>(&mut ebpf)?, slots::<V6>(&mut ebpf)?];
         let counters = ebpf
             .take_map(names::COUNTERS)
             .context("the object has no counters")?;
@@ -81,6 +86,7 @@ impl Instance {
         fill(&mut ebpf, services, facts)?;
         Ok(Self {
             counters: counters.try_into()?,
+            slots,
             v4,
             v6,
             ebpf,
@@ -100,6 +106,11 @@ impl Instance {
             Family::V4 => &mut *self.v4,
             Family::V6 => &mut *self.v6,
         }
+    }
+
+    /// Forgets which flows are unanswered, as after a while without new ones.
+    pub(crate) fn rest(&mut self, family: Family) -> Result<()> {
+        (self.slots[family as usize])()
     }
 
     /// Packets that were counted so far, by hook and outcome.
@@ -131,6 +142,20 @@ impl Counted {
         }
         moved
     }
+}
+
+fn slots<F: Typed>(ebpf: &mut Ebpf) -> Result<Slots>
+where
+    Tuple<F::Addr>: Pod,
+{
+    let name = names::EMBRYOS[F::INDEX];
+    let map = ebpf
+        .take_map(name)
+        .with_context(|| format!("the object has no map {name}"))?;
+    let mut slots: Array<_, Tuple<F::Addr>> = map.try_into()?;
+    Ok(Box::new(move || {
+        (0..slots.len()).try_for_each(|slot| Ok(slots.set(slot, Tuple::default(), 0)?))
+    }))
 }
 
 fn fill(ebpf: &mut Ebpf, services: &[ServicePort], facts: &NodeFacts) -> Result<()> {

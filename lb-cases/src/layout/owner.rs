@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::{
     address::lenient,
-    format::{Case, Client, ClientKind, Node, Protocol},
+    format::{Case, ClientKind, Node, Protocol},
 };
 
 /// Who has an address.
@@ -112,6 +112,30 @@ pub(crate) fn owners(case: &Case) -> Result<BTreeMap<IpAddr, Owner>> {
             owners.entry(ip).or_insert(owner);
         }
     }
+    let steps = case.steps();
+    let flows = || steps.iter().flat_map(|step| step.flows);
+    let checks = steps.iter().flat_map(|step| step.http).map(|http| &http.client);
+    let clients: Vec<_> = flows().map(|flow| &flow.client).chain(checks).collect();
+    let endpoints = endpoints(case);
+    // A pod is on the node that it is said to be on, whatever its address looks like; where slices disagree, here.
+    let on = |node: &String| {
+        if *node == own_name {
+            Owner::OwnPod
+        } else {
+            Owner::Peer
+        }
+    };
+    let said = endpoints
+        .iter()
+        .filter_map(|end| Some((end.ip, on(end.node.as_ref()?))));
+    let pods = clients.iter().filter(|client| client.kind == ClientKind::Pod);
+    let said = said.chain(pods.filter_map(|pod| Some((pod.ip.0, on(pod.node.as_ref()?)))));
+    let (here, elsewhere): (Vec<_>, Vec<_>) = said.partition(|(_, owner)| *owner == Owner::OwnPod);
+    for (ip, owner) in here.into_iter().chain(elsewhere) {
+        if !ip.is_loopback() {
+            owners.entry(ip).or_insert(owner);
+        }
+    }
     let mut ranges = Vec::new();
     for node in &nodes {
         let owner = if node.is_self { Owner::OwnPod } else { Owner::Peer };
@@ -126,27 +150,19 @@ pub(crate) fn owners(case: &Case) -> Result<BTreeMap<IpAddr, Owner>> {
             owners.entry(ip).or_insert(by_range(ip).unwrap_or(otherwise));
         }
     };
-    let steps = case.steps();
-    let clients = || {
-        let flows = steps.iter().flat_map(|step| step.flows).map(|flow| &flow.client);
-        flows.chain(steps.iter().flat_map(|step| step.http).map(|http| &http.client))
-    };
-    let here = |client: &Client| client.node.as_ref().is_none_or(|node| *node == own_name);
-    for client in clients() {
+    for client in clients {
         match client.kind {
             ClientKind::External => add(client.ip.0, Owner::Outside),
-            ClientKind::Pod if here(client) => add(client.ip.0, Owner::OwnPod),
-            ClientKind::Pod => add(client.ip.0, Owner::Peer),
+            ClientKind::Pod => add(client.ip.0, Owner::OwnPod),
             // Its own address is known already. Another one (a Service's) is given to it for the flow only.
-            ClientKind::Node if here(client) => {}
+            ClientKind::Node if client.node.as_ref().is_none_or(|node| *node == own_name) => {}
             ClientKind::Node => add(client.ip.0, Owner::Peer),
         }
     }
-    for endpoint in endpoints(case) {
-        let own = endpoint.node.as_ref() == Some(&own_name);
-        add(endpoint.ip, if own { Owner::OwnPod } else { Owner::Peer });
+    for endpoint in &endpoints {
+        add(endpoint.ip, Owner::Peer);
     }
-    for flow in steps.iter().flat_map(|step| step.flows) {
+    for flow in flows() {
         for backend in &flow.expect.backends {
             add(backend.ip(), Owner::Peer);
         }

@@ -14,6 +14,7 @@ endpointslices:
       - {addresses: [10.180.0.001], nodeName: a}
       - {addresses: [192.168.0.2], nodeName: a}
       - {addresses: [10.99.0.1]}
+      - {addresses: [10.180.1.9], nodeName: a}
   - {addressType: FQDN, ports: [{port: 1}], endpoints: [{addresses: [web.example]}]}
 flows:
   - {name: p, client: {kind: pod, node: a, ip: 10.180.0.200}, dst: {ip: 172.30.0.41, port: 80, proto: TCP}, expect: {outcome: drop}}
@@ -38,6 +39,7 @@ fn every_address_has_its_place() {
         ("10.180.0.200", "pod1"),
         ("192.168.0.3", PEERS),
         ("10.180.1.7", PEERS),
+        ("10.180.1.9", "pod2"),
         ("10.99.0.1", PEERS),
         ("203.0.113.2", OUTSIDE),
         ("172.30.0.41", FABRIC),
@@ -62,6 +64,8 @@ fn endpoints_listen_and_so_does_whoever_gets_what_is_not_translated() {
         "peers SCTP 10.99.0.1:53",
         "pod0 TCP 10.180.0.1:80",
         "pod0 SCTP 10.180.0.1:53",
+        "pod2 TCP 10.180.1.9:80",
+        "pod2 SCTP 10.180.1.9:53",
         "self TCP 192.168.0.2:80",
         "self SCTP 192.168.0.2:53",
     ];

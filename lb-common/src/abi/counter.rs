@@ -84,10 +84,28 @@ numbered! {
         PassedNoFrontend = "passed-no-frontend";
         /// Passed: a fragment of no flow's datagram, or one that does not start its datagram and whose first was not seen.
         PassedFragment = "passed-fragment";
+        /// Passed: in a frame that is tagged for a VLAN; the VLAN's own device sees the packet again.
+        PassedVlan = "passed-vlan";
+        /// Passed: left by XDP to the TC program of the same device: the route leads into a tunnel.
+        PassedToTcTunnel = "passed-to-tc-tunnel";
+        /// Passed: left by XDP to the TC program of the same device: the next hop's link address is not known.
+        PassedToTcNeighbour = "passed-to-tc-neighbour";
+        /// Passed: left by XDP to the TC program of the same device: XDP cannot send by the device that the route names.
+        PassedToTcDevice = "passed-to-tc-device";
+        /// Passed: left by XDP to the TC program of the same device: too large for the route.
+        PassedToTcMtu = "passed-to-tc-mtu";
+        /// Passed: left by XDP to the TC program of the same device: the kernel names no way that XDP could send it.
+        PassedToTcRoute = "passed-to-tc-route";
+        /// Passed: left by XDP to the TC program of the same device: for a process of this node, received on another device.
+        PassedToTcHost = "passed-to-tc-host";
+        /// Passed: left by XDP to the TC program of the same device: to be refused, but the frame has no room for the answer.
+        PassedToTcRefusal = "passed-to-tc-refusal";
         /// Passed: IPv6 extension headers that are not understood, or more of them than are followed.
         PassedExtension = "passed-extension";
-        /// Passed: left by XDP to the TC program of the same device.
-        PassedToTc = "passed-to-tc";
+        /// Passed: left by XDP to the TC program of the same device: a later fragment that goes to another node.
+        PassedToTcFragment = "passed-to-tc-fragment";
+        /// Passed: left by XDP to the TC program of the same device: an ICMP error that goes to another node.
+        PassedToTcError = "passed-to-tc-error";
         /// Passed: headers that are cut short or contradict themselves.
         PassedMalformed = "passed-malformed";
         /// Passed: of a connection of this node's own, on a port that is a frontend too.
@@ -174,8 +192,17 @@ impl Outcome {
             | O::PassedNotOurs
             | O::PassedNoFrontend
             | O::PassedFragment
+            | O::PassedVlan
+            | O::PassedToTcTunnel
+            | O::PassedToTcNeighbour
+            | O::PassedToTcDevice
+            | O::PassedToTcMtu
+            | O::PassedToTcRoute
+            | O::PassedToTcHost
+            | O::PassedToTcRefusal
             | O::PassedExtension
-            | O::PassedToTc
+            | O::PassedToTcFragment
+            | O::PassedToTcError
             | O::PassedMalformed
             | O::PassedOwnConnection => Kind::Passed,
             O::ForwardedFlow

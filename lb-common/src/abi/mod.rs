@@ -22,12 +22,12 @@ pub use counter::{COUNTERS, Counter, Event, Hook, Kind, Outcome};
 pub use flow::{Action, Flow, Phase, State, Tuple};
 pub use fragment::{Fragment, FragmentKey};
 pub use frontend::{Address, Frontend, FrontendKey, FrontendKind};
-pub use node::{Device, DeviceKind, Node, Source, SourceClass};
+pub use node::{Device, DeviceKind, Node, Source, SourceClass, XDP_OUT};
 pub use range::{Range, RangeKey};
 pub use set::{ROWS_PER_ELEMENT, Rows, Service, Set};
 
 /// Version of the map layout. Part of the pin directory's name.
-pub const LAYOUT_VERSION: u32 = 2;
+pub const LAYOUT_VERSION: u32 = 3;
 
 /// Map names, at most 15 characters (the kernel's limit). A map that exists once per family has a name
 /// for each: `[IPv4, IPv6]`.

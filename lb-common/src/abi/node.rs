@@ -20,13 +20,49 @@ pub struct Node {
     pub embryo_mask: u32,
     /// Sum of the constants below.
     pub flags: u32,
+    /// The clock of flows is the kernel's count of timer interrupts (jiffies) shifted right by this: a tick is
+    /// about a second.
+    pub tick_shift: u32,
+    /// Interface indices of the devices that XDP may send packets out of, zeros behind them. A device that cannot
+    /// take frames from XDP would lose them without a word.
+    pub xdp_out: [u32; XDP_OUT],
 }
+
+/// How many devices XDP may send packets out of.
+pub const XDP_OUT: usize = 8;
 
 impl Node {
     /// Masquerade all ClusterIP traffic.
     pub const MASQUERADE_ALL: u32 = 1;
     /// Pods are not told from other clients, so no ClusterIP traffic is masqueraded for being none of a pod.
     pub const PODS_UNKNOWN: u32 = 2;
+
+    /// The shift that makes a tick of about a second out of `hertz` timer interrupts a second.
+    #[must_use]
+    pub const fn tick_shift(hertz: u32) -> u32 {
+        // The power of two that is nearest by ratio: 100 to 7, 250 to 8, 300 to 8, 1000 to 10.
+        let hertz = if hertz == 0 { 1 } else { hertz as u64 };
+        let below = hertz.ilog2();
+        if hertz * hertz > 1 << (2 * below + 1) {
+            below + 1
+        } else {
+            below
+        }
+    }
+
+    /// Whether XDP may send packets out of a device.
+    #[inline(always)]
+    #[must_use]
+    pub fn sends_by_xdp(&self, device: u32) -> bool {
+        let mut i = 0;
+        while i < XDP_OUT {
+            if self.xdp_out[i] == device {
+                return device != 0;
+            }
+            i += 1;
+        }
+        false
+    }
 }
 
 /// What kind of device a program is attached to.

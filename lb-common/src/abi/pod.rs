@@ -54,7 +54,7 @@ pod! {
     Range, 4, [u32];
     Service, 8, [u64];
     Rows, 128, [[u16; 64]];
-    Node, 24, [u32, u32, u16, u16, u32, u32, u32];
+    Node, 60, [u32, u32, u16, u16, u32, u32, u32, u32, [u32; 8]];
     Device, 40, [u8, u8, [u8; 6], [u8; 6], u16, u32, Addr4, Addr6];
     Source, 4, [u32];
     Counter, 16, [u64, u64];

@@ -18,9 +18,8 @@ const STEPS: u32 = 17;
 /// kernel's programs have one register for what a function returns.)
 pub(super) const NONE: u32 = u32::MAX;
 
-/// Position of the backend that the client of `scratch.parsed` had last, if that may be used. Leaves in
-/// `scratch.affinity_key` and `scratch.hash_of_client` what [`keep`] and the choice of
-/// another backend need.
+/// Leaves in `scratch.position` where the backend is that the client of `scratch.parsed` had last, if that may be used;
+/// and in `scratch.row_hash` what another one is chosen by.
 #[inline(never)]
 pub(super) fn recall<F: Net, T: Tables<F>>(
     tables: &T,
@@ -28,7 +27,7 @@ pub(super) fn recall<F: Net, T: Tables<F>>(
     set: &Set,
     scope: Scope,
     seed: u32,
-) -> u32 {
+) {
     let tick = tables.tick();
     scratch.affinity_key = AffinityKey {
         service: set.identity,
@@ -36,22 +35,21 @@ pub(super) fn recall<F: Net, T: Tables<F>>(
     };
     // The time is in it: a client that comes back after its record ended is balanced anew.
     let seed = seed ^ set.identity[0] ^ tick.rotate_left(16);
-    scratch.hash_of_client = client_hash::<F>(scratch.affinity_key.client, seed);
+    scratch.row_hash = client_hash::<F>(scratch.affinity_key.client, seed);
     let Some(record) = tables.affinity(&scratch.affinity_key) else {
-        return NONE;
+        return;
     };
     if record.is_over(tick) {
-        return NONE;
+        return;
     }
     scratch.affinity = *record;
-    let position = position(tables, &scratch.affinity, set, scope);
-    if position == NONE {
-        return NONE;
+    scratch.position = position(tables, &scratch.affinity, set, scope);
+    if scratch.position == NONE {
+        return;
     }
     if scratch.affinity.seen != tick || scratch.affinity.timeout != set.affinity_timeout {
         tables.refresh_affinity(&scratch.affinity_key, tick, set.affinity_timeout);
     }
-    position
 }
 
 /// Notes the backend at `scratch.flow.to` as that of the client in `scratch.affinity_key`.

@@ -9,17 +9,20 @@
 //! owns is left to it: the new flow gets another source port.
 
 use crate::abi::{
-    Action, Affinity, AffinityKey, DeviceKind, Event, Flow, FrontendKey, Kind, Outcome, Phase, RangeKey,
-    State, Tuple,
+    Action, Address, Affinity, AffinityKey, DeviceKind, Event, Flow, FrontendKey, Kind, Outcome, Phase,
+    RangeKey, State, Tuple,
 };
 
 use super::{
-    Net, Parsed, Tables,
+    Entry, Net, Parsed, Tables,
     install::{displace, install},
     lifetime, next_state,
-    open::{plan, turn, turn_back},
+    open::{direct, plan, turn, turn_back},
     tcp_flag::SYN,
 };
+
+/// Ticks between two looks at the other half of a flow that packets pass in one direction.
+const TWIN_TICKS: u32 = 16;
 
 /// Where a packet of [`before`] is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -58,10 +61,18 @@ pub struct Scratch<A> {
     pub hairpin: u16,
     /// 1: the source changes behind the routing decision, by a second translation.
     pub second: u16,
-    /// Zero.
-    pub reserved: u16,
-    /// Hash of the client alone, with affinity.
-    pub hash_of_client: u32,
+    /// 1: the backend is chosen anew, not the one that the client had.
+    pub new_choice: u16,
+    /// Flags of the backend.
+    pub backend: u16,
+    /// [`crate::abi::FrontendKind`] of the frontend as a number.
+    pub frontend_kind: u16,
+    /// [`crate::abi::SourceClass`] of the client as a number.
+    pub source_class: u16,
+    /// Position of the backend within its set.
+    pub position: u32,
+    /// What the row of a table is found by.
+    pub row_hash: u32,
     /// The client whose backend is looked up.
     pub affinity_key: AffinityKey<A>,
     /// The backend that a client had, or has now.
@@ -82,34 +93,59 @@ pub enum Before<'a, A> {
 /// What [`after`] comes to: the entry to translate by, if there is one.
 pub type After<'a, A> = Option<&'a Flow<A>>;
 
-/// The packet `scratch.parsed` in front of the routing decision.
+/// A packet in front of the routing decision. `scratch` lends the room to open a flow in, if that is needed.
 #[inline(always)]
 pub fn before<'a, F: Net, T: Tables<F>>(
     tables: &'a T,
     arrival: &Arrival,
-    scratch: &'a mut Scratch<F::Addr>,
+    parsed: &Parsed<F::Addr>,
+    scratch: impl FnOnce() -> Option<&'a mut Scratch<F::Addr>>,
 ) -> Before<'a, F::Addr> {
-    let Some(address) = tables.address(&scratch.parsed.tuple.destination) else {
+    let Some(address) = tables.address(&parsed.tuple.destination) else {
         return Before::Leave(Outcome::PassedNotOurs);
     };
-    if let Some(flow) = tables.flow(&scratch.parsed.tuple) {
-        if belongs(flow, scratch.parsed.flags) {
-            follow(tables, &scratch.parsed.tuple, flow, scratch.parsed.flags);
-            return Before::Translate(flow, Outcome::ForwardedFlow);
+    if let Some(entry) = tables.entry(&parsed.tuple) {
+        if belongs(entry.flow(), parsed.flags) {
+            follow(tables, &parsed.tuple, entry, parsed.flags);
+            return Before::Translate(entry.flow(), Outcome::ForwardedFlow);
         }
-        if flow.flags & Flow::<F::Addr>::REVERSE != 0 {
+        if entry.flow().flags & Flow::<F::Addr>::REVERSE != 0 {
             return Before::Leave(Outcome::PassedNotOurs);
         }
-        forget(tables, &scratch.parsed.tuple, flow);
+        forget(tables, &parsed.tuple, entry.flow());
     }
-    // One after the other rather than one inside the other: their frames share one small stack.
+    let Some(scratch) = scratch() else {
+        return Before::Leave(Outcome::DroppedInconsistent);
+    };
+    scratch.parsed = *parsed;
+    let outcome = open(tables, arrival, scratch, address);
+    if outcome.kind() == Kind::Forwarded {
+        Before::Translate(&scratch.flow, outcome)
+    } else {
+        Before::Leave(outcome)
+    }
+}
+
+/// Opens the flow that the packet `scratch.parsed` begins, if it begins one: then `scratch.flow` is its forward
+/// half. Its steps come one after the other rather than one inside the other: their frames share one small stack.
+#[inline(never)]
+fn open<F: Net, T: Tables<F>>(
+    tables: &T,
+    arrival: &Arrival,
+    scratch: &mut Scratch<F::Addr>,
+    address: Address,
+) -> Outcome {
     let outcome = plan(tables, arrival, scratch, address);
     if outcome.kind() != Kind::Forwarded {
-        return Before::Leave(outcome);
+        return outcome;
+    }
+    let directed = direct(tables, arrival, scratch);
+    if directed != Outcome::ForwardedNew {
+        return directed;
     }
     let installed = install(tables, scratch);
     if installed != Outcome::ForwardedNew {
-        return Before::Leave(installed);
+        return installed;
     }
     if scratch.second != 0 {
         // Second, since it begins with the source port that the first has found.
@@ -125,33 +161,32 @@ pub fn before<'a, F: Net, T: Tables<F>>(
         turn_back(scratch);
         if installed != Outcome::ForwardedNew {
             forget(tables, &scratch.key, &scratch.flow);
-            return Before::Leave(installed);
+            return installed;
         }
     }
     displace(tables, scratch, scratch.hash);
-    Before::Translate(&scratch.flow, outcome)
+    outcome
 }
 
-/// The packet `scratch.parsed` behind the routing decision.
+/// A packet behind the routing decision; says so in its tuple.
 #[inline(always)]
-pub fn after<'a, F: Net, T: Tables<F>>(tables: &'a T, scratch: &mut Scratch<F::Addr>) -> After<'a, F::Addr> {
-    scratch.key = scratch.parsed.tuple;
-    scratch.key.phase = Phase::After as u8;
-    let flow = tables.flow(&scratch.key)?;
-    if !belongs(flow, scratch.parsed.flags) {
+pub fn after<'a, F: Net, T: Tables<F>>(tables: &'a T, parsed: &mut Parsed<F::Addr>) -> After<'a, F::Addr> {
+    parsed.tuple.phase = Phase::After as u8;
+    let entry = tables.entry(&parsed.tuple)?;
+    if !belongs(entry.flow(), parsed.flags) {
         return None;
     }
-    follow(tables, &scratch.key, flow, scratch.parsed.flags);
-    Some(flow)
+    follow(tables, &parsed.tuple, entry, parsed.flags);
+    Some(entry.flow())
 }
 
-/// Whether an entry may be forgotten at `tick`: idle for longer than its state allows.
+/// Whether an entry may be forgotten at `tick`: idle for longer than its state allows, and its other half as well.
 #[inline(always)]
 #[must_use]
 pub fn sweep<A>(protocol: u8, flow: &Flow<A>, tick: u32) -> bool {
     // A clock that seems to go back (a packet was noted meanwhile) is no idleness.
     let idle = tick.wrapping_sub(flow.seen);
-    idle < u32::MAX / 2 && idle > lifetime(protocol, State::from_number(flow.state))
+    idle < u32::MAX / 2 && idle > lifetime(protocol, State::from_number(flow.state)) + TWIN_TICKS
 }
 
 /// A handshake never belongs to a flow that is closing.
@@ -160,41 +195,48 @@ fn belongs<A>(flow: &Flow<A>, flags: u8) -> bool {
     flags & SYN == 0 || !State::from_number(flow.state).is_closing()
 }
 
-/// Notes a packet in both halves, once a tick or when the state changes.
+/// Notes a packet in its half, once a tick; in the other half when the state changes, and now and then: that one
+/// lies elsewhere in memory, and a look at it may cost more than everything else.
 #[inline(always)]
-fn follow<F: Net, T: Tables<F>>(tables: &T, key: &Tuple<F::Addr>, flow: &Flow<F::Addr>, flags: u8) {
-    let state = State::from_number(flow.state);
-    let next = next_state(
-        state,
-        key.protocol,
-        flow.flags & Flow::<F::Addr>::REVERSE != 0,
-        flags,
-    );
+fn follow<'a, F: Net, T: Tables<F>>(tables: &'a T, key: &Tuple<F::Addr>, entry: T::Entry<'a>, flags: u8) {
+    let Flow {
+        seen,
+        state: number,
+        flags: half,
+        ..
+    } = *entry.flow();
+    let reverse = half & Flow::<F::Addr>::REVERSE != 0;
+    let state = next_state(State::from_number(number), key.protocol, reverse, flags);
     let tick = tables.tick();
-    if next as u8 != flow.state || tick != flow.seen {
-        note(tables, key, flow, tick, next);
+    if state as u8 == number && tick == seen {
+        return;
+    }
+    entry.note(tick, state);
+    if state as u8 != number || tick / TWIN_TICKS != seen / TWIN_TICKS {
+        note_twin(tables, key, entry.flow(), tick, state);
     }
 }
 
-/// Writes tick and state into both halves; makes the other one anew if it was lost.
+/// Notes a packet in the other half of `flow`; makes it anew if it was lost.
 #[inline(never)]
-fn note<F: Net, T: Tables<F>>(
+fn note_twin<F: Net, T: Tables<F>>(
     tables: &T,
     key: &Tuple<F::Addr>,
     flow: &Flow<F::Addr>,
     tick: u32,
     state: State,
 ) {
-    tables.touch(key, tick, state);
     let twin_key = flow.to.reverse();
-    if !tables.touch(&twin_key, tick, state) {
-        let mut twin = Flow::default();
-        mirror(key, flow, &mut twin);
-        twin.seen = tick;
-        twin.state = state as u8;
-        tables.create(&twin_key, &twin);
-        tables.count(Event::FlowRepaired);
+    if let Some(twin) = tables.entry(&twin_key) {
+        twin.note(tick, state);
+        return;
     }
+    let mut twin = Flow::default();
+    mirror(key, flow, &mut twin);
+    twin.seen = tick;
+    twin.state = state as u8;
+    tables.create(&twin_key, &twin);
+    tables.count(Event::FlowRepaired);
 }
 
 /// Removes both halves.

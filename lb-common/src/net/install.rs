@@ -15,8 +15,10 @@ const PORT_TRIES: u32 = 16;
 const QUARANTINE: u32 = 2;
 /// Slots that an unconfirmed flow may take.
 const SLOT_WAYS: u32 = 4;
-/// Hashes of neighbouring slots lie this far apart (2^32 divided by the golden ratio).
-const SLOT_SPREAD: u32 = 0x9e37_79b9;
+/// Hashes of neighbouring slots lie this far apart (2^32 divided by the golden ratio). Even: a hash and its complement,
+/// by which the two translations of a flow to its own client go, then never have a slot in common, and neither
+/// displaces the other.
+const SLOT_SPREAD: u32 = 0x9e37_79b8;
 
 /// The `n`-th source port to try. The steps differ from flow to flow: neighbours would fill whole stretches of
 /// the range, in which all tries of a flow end, long before the range is full.

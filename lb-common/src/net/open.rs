@@ -1,6 +1,7 @@
 //! Opening a flow: whom a packet is addressed to, who may use what, and how it gets there.
 //!
-//! [`plan`] decides on a new flow and leaves its forward half in the scratch memory; [`turn`] makes the second
+//! [`plan`] decides on a new flow and leaves its forward half in the scratch memory; [`direct`] says how it gets there and
+//! back; [`turn`] makes the second
 //! translation of a flow whose source has to change behind the routing decision. Nothing is inserted here: see `install`.
 
 use crate::abi::{
@@ -22,7 +23,11 @@ const fn actions(own: Action, twin: Action) -> u8 {
     own as u8 | (twin as u8) << 4
 }
 
-/// Decides on a new flow: leaves its forward half in `scratch` if the outcome is one of forwarding.
+/// Decides on a new flow: leaves its forward half in `scratch`, as if the stack routed it both ways, if the outcome is
+/// one of forwarding. [`direct`] comes next.
+///
+/// What later steps need goes through `scratch` rather than registers: the verifier follows every combination of
+/// what it knows of registers.
 #[inline(never)]
 pub(super) fn plan<F: Net, T: Tables<F>>(
     tables: &T,
@@ -32,7 +37,6 @@ pub(super) fn plan<F: Net, T: Tables<F>>(
 ) -> Outcome {
     let class = tables.source(&scratch.parsed.tuple.source);
     let client = client(class, arrival.kind);
-    let flags = scratch.parsed.flags;
     let Some((service, kind)) = frontend(tables, scratch, address, arrival.kind, client) else {
         return unserved(tables, scratch, address);
     };
@@ -46,6 +50,7 @@ pub(super) fn plan<F: Net, T: Tables<F>>(
     let Some(set) = tables.set(service) else {
         return Outcome::PassedNoFrontend;
     };
+    let flags = scratch.parsed.flags;
     // Not even a refusal answers a RST (RFC 9293, section 3.10.7.1): two nodes would answer each other for ever.
     if flags & RST != 0 {
         return Outcome::DroppedUnknownFlow;
@@ -68,25 +73,29 @@ pub(super) fn plan<F: Net, T: Tables<F>>(
     let Some(node) = tables.node() else {
         return Outcome::DroppedInconsistent;
     };
-    let hash = flow_hash::<F>(&scratch.parsed.tuple, node.seed);
-    let (mut position, mut row_hash) = (NONE, hash);
+    scratch.hash = flow_hash::<F>(&scratch.parsed.tuple, node.seed);
+    scratch.row_hash = scratch.hash;
+    scratch.position = NONE;
     if set.has(Set::AFFINITY) {
-        position = recall(tables, scratch, set, scope, node.seed);
-        row_hash = scratch.hash_of_client;
+        recall(tables, scratch, set, scope, node.seed);
     }
-    let is_new_choice = position == NONE;
-    if is_new_choice {
-        let Some(row) = tables.row(table, rows, row_hash) else {
+    if scratch.position == NONE {
+        let Some(row) = tables.row(table, rows, scratch.row_hash) else {
             return Outcome::DroppedInconsistent;
         };
-        position = row as u32;
+        scratch.new_choice = 1;
+        scratch.position = row as u32;
+    } else {
+        scratch.new_choice = 0;
     }
-    let Some(backend) = tables.backend(set.backends.wrapping_add(position)) else {
+    let Some(backend) = tables.backend(set.backends.wrapping_add(scratch.position)) else {
         return Outcome::DroppedInconsistent;
     };
 
     let tick = tables.tick();
-    scratch.hash = hash;
+    scratch.backend = backend.flags;
+    scratch.source_class = class as u16;
+    scratch.frontend_kind = kind as u16;
     scratch.new_port = 0;
     scratch.hairpin = 0;
     scratch.second = 0;
@@ -103,19 +112,41 @@ pub(super) fn plan<F: Net, T: Tables<F>>(
     scratch.flow.state = State::New as u8;
     scratch.flow.action = actions(Action::Stack, Action::Stack);
     scratch.flow.flags = 0;
-    if set.has(Set::AFFINITY) && is_new_choice {
+    if set.has(Set::AFFINITY) && scratch.new_choice != 0 {
         keep(tables, scratch, set);
     }
-    let here = backend.flags & Backend::<F::Addr>::LOCAL != 0;
-    let host = backend.flags & Backend::<F::Addr>::HOST != 0;
-    // What the stack gives to a process of this node does not pass another program of ours.
-    let masquerade =
-        matches!(kind, FrontendKind::ClusterIp) && node.flags & Node::MASQUERADE_ALL != 0 && !(here && host);
+    if first {
+        Outcome::ForwardedNew
+    } else {
+        Outcome::ForwardedMidstream
+    }
+}
+
+/// Says how the flow in `scratch` gets to its backend and back.
+#[inline(never)]
+pub(super) fn direct<F: Net, T: Tables<F>>(
+    tables: &T,
+    arrival: &Arrival,
+    scratch: &mut Scratch<F::Addr>,
+) -> Outcome {
+    let Some(node) = tables.node() else {
+        return Outcome::DroppedInconsistent;
+    };
+    let here = scratch.backend & Backend::<F::Addr>::LOCAL != 0;
+    let host = scratch.backend & Backend::<F::Addr>::HOST != 0;
+    let cluster_ip = scratch.frontend_kind == FrontendKind::ClusterIp as u16;
+    if cluster_ip && node.flags & Node::MASQUERADE_ALL != 0 {
+        // What the stack gives to a process of this node does not pass another program of ours.
+        scratch.second = !(here && host) as u16;
+    }
     match arrival.kind {
         DeviceKind::Pod | DeviceKind::BridgePort => {
             // Back to the client itself: it must not see its own address as its peer.
-            scratch.hairpin = (backend.address == scratch.key.source) as u16;
-            scratch.second = scratch.hairpin | masquerade as u16;
+            if scratch.flow.to.destination == scratch.key.source {
+                scratch.hairpin = 1;
+                scratch.second = 1;
+            }
+            Outcome::ForwardedNew
         }
         // To a socket of this node, from this node: received on `lo`.
         DeviceKind::Host | DeviceKind::Loopback if here && host => {
@@ -125,71 +156,64 @@ pub(super) fn plan<F: Net, T: Tables<F>>(
                 scratch.flow.device = node.loopback;
                 scratch.flow.twin_device = arrival.device;
             }
+            Outcome::ForwardedNew
         }
-        // Through the stack; its replies are undone behind the routing decision.
-        DeviceKind::Uplink | DeviceKind::Tunnel | DeviceKind::Bridge if here => {
-            scratch.second = masquerade as u16;
-        }
-        // Anybody could be a pod, and a pod's source is kept. Where the reply goes then is up to the network.
-        DeviceKind::Uplink | DeviceKind::Tunnel | DeviceKind::Bridge
-            if matches!(kind, FrontendKind::ClusterIp)
-                && node.flags & (Node::MASQUERADE_ALL | Node::PODS_UNKNOWN) == Node::PODS_UNKNOWN => {}
         DeviceKind::Host | DeviceKind::Loopback => {
             // A loopback address, or a Service address that is this node's too: the reply would not come back.
-            let source = tables.address(&scratch.key.source);
-            let foreign = !matches!(class, SourceClass::Node) || source.is_some_and(|a| a.has(Address::VIP));
-            let outcome = around(tables, arrival, scratch, here, foreign);
-            if outcome != Outcome::ForwardedNew {
-                return outcome;
+            if scratch.source_class != SourceClass::Node as u16 {
+                scratch.new_port = 1;
+            } else if let Some(source) = tables.address(&scratch.key.source)
+                && source.has(Address::VIP)
+            {
+                scratch.new_port = 1;
             }
+            around(tables, arrival, scratch)
         }
-        _ => {
-            let outcome = around(tables, arrival, scratch, here, true);
-            if outcome != Outcome::ForwardedNew {
-                return outcome;
-            }
+        // Through the stack; its replies are undone behind the routing decision.
+        DeviceKind::Uplink | DeviceKind::Tunnel | DeviceKind::Bridge if here => Outcome::ForwardedNew,
+        // Anybody could be a pod, and a pod's source is kept. Where the reply goes then is up to the network.
+        DeviceKind::Uplink | DeviceKind::Tunnel | DeviceKind::Bridge
+            if cluster_ip
+                && node.flags & (Node::MASQUERADE_ALL | Node::PODS_UNKNOWN) == Node::PODS_UNKNOWN =>
+        {
+            Outcome::ForwardedNew
         }
-    }
-    if first {
-        Outcome::ForwardedNew
-    } else {
-        Outcome::ForwardedMidstream
+        DeviceKind::Uplink | DeviceKind::Tunnel | DeviceKind::Bridge => {
+            scratch.new_port = 1;
+            around(tables, arrival, scratch)
+        }
     }
 }
 
-/// Around the stack, out of the device that the routes name. `foreign`: the source is not to be seen by the backend.
+/// Around the stack, out of the device that the routes name. If the source port is to be a new one, so is the source.
 #[inline(always)]
-fn around<F: Net, T: Tables<F>>(
-    tables: &T,
-    arrival: &Arrival,
-    scratch: &mut Scratch<F::Addr>,
-    here: bool,
-    foreign: bool,
-) -> Outcome {
+fn around<F: Net, T: Tables<F>>(tables: &T, arrival: &Arrival, scratch: &mut Scratch<F::Addr>) -> Outcome {
     let Some(device) = tables.route(&scratch.flow.to) else {
         return Outcome::DroppedNoRoute;
     };
     let Some(out) = tables.device(device) else {
         return Outcome::DroppedNoRoute;
     };
-    let from_node = matches!(arrival.kind, DeviceKind::Host | DeviceKind::Loopback);
-    let back = if from_node {
+    let back = if matches!(arrival.kind, DeviceKind::Host | DeviceKind::Loopback) {
         Action::Receive
     } else {
         Action::Neighbour
     };
+    scratch.second = 0;
     scratch.flow.to.phase = Phase::Before as u8;
     scratch.flow.action = actions(Action::Neighbour, back);
     scratch.flow.device = device;
     scratch.flow.twin_device = arrival.device;
     let tunnel = DeviceKind::from_number(out.kind) == DeviceKind::Tunnel;
-    if foreign || (tunnel && !here) {
+    if tunnel && scratch.backend & Backend::<F::Addr>::LOCAL == 0 {
+        scratch.new_port = 1;
+    }
+    if scratch.new_port != 0 {
         let source = F::snat(out);
         if source == F::Addr::default() {
             return Outcome::DroppedNoRoute;
         }
         scratch.flow.to.source = source;
-        scratch.new_port = 1;
     }
     Outcome::ForwardedNew
 }

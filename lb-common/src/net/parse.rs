@@ -19,6 +19,8 @@ pub const ETHERNET: usize = 14;
 pub const ETHERTYPE_IPV4: u16 = 0x0800;
 /// Ethernet type of IPv6.
 pub const ETHERTYPE_IPV6: u16 = 0x86dd;
+/// Ethernet types of VLAN tags (IEEE 802.1Q and 802.1ad).
+pub const ETHERTYPE_VLAN: [u16; 2] = [0x8100, 0x88a8];
 
 const MALFORMED: Odd = Odd::Pass(Outcome::PassedMalformed);
 
@@ -92,6 +94,12 @@ pub trait Net: Read {
 
     /// Offset of the packet's end, as its network header has it (the link may have padded it).
     fn end<C: Cursor>(cursor: &C) -> Option<u32>;
+
+    /// Length of the packet from its network header on.
+    #[inline(always)]
+    fn length<C: Cursor>(cursor: &C) -> Option<u32> {
+        Some(Self::end(cursor)?.wrapping_sub(ETHERNET as u32))
+    }
 }
 
 impl Net for V4 {

@@ -19,8 +19,21 @@ pub enum Created {
     Full,
 }
 
+/// An entry of the flow table, where it lies.
+pub trait Entry<'a, A: 'a>: Copy {
+    /// What is in it now.
+    fn flow(self) -> &'a Flow<A>;
+    /// Notes a packet in it.
+    fn note(self, tick: u32, state: State);
+}
+
 /// The maps of one address family, the clock, and the routing table.
 pub trait Tables<F: Net> {
+    /// An entry of the flow table.
+    type Entry<'a>: Entry<'a, F::Addr>
+    where
+        Self: 'a;
+
     /// What a destination address is to this node.
     fn address(&self, address: &F::Addr) -> Option<Address>;
     /// Who a source address belongs to.
@@ -43,12 +56,15 @@ pub trait Tables<F: Net> {
     /// Notes a client's backend; `false`: the table could not be written.
     fn put_affinity(&self, key: &AffinityKey<F::Addr>, affinity: &Affinity<F::Addr>) -> bool;
 
+    /// The flow entry with this key, to be written to.
+    fn entry(&self, key: &Tuple<F::Addr>) -> Option<Self::Entry<'_>>;
     /// The flow entry with this key.
-    fn flow(&self, key: &Tuple<F::Addr>) -> Option<&Flow<F::Addr>>;
+    #[inline(always)]
+    fn flow(&self, key: &Tuple<F::Addr>) -> Option<&Flow<F::Addr>> {
+        self.entry(key).map(Entry::flow)
+    }
     /// Inserts a flow entry, if its key is free.
     fn create(&self, key: &Tuple<F::Addr>, flow: &Flow<F::Addr>) -> Created;
-    /// Notes a packet in an entry; `false`: there is no such entry.
-    fn touch(&self, key: &Tuple<F::Addr>, tick: u32, state: State) -> bool;
     /// Removes a flow entry if it is there.
     fn remove(&self, key: &Tuple<F::Addr>);
     /// Who is in the slot that `hash` falls on, into `key`: all zero if nobody ever was.

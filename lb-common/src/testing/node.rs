@@ -156,9 +156,10 @@ impl<F: Net> SimNode<F> {
                 return self.depart(device, kind, &flow, travel);
             }
         };
-        scratch.parsed = parsed;
         let from_here = matches!(kind, DeviceKind::Host | DeviceKind::Loopback);
-        match before::<F, _>(&self.tables, &Arrival { device, kind }, &mut scratch) {
+        match before::<F, _>(&self.tables, &Arrival { device, kind }, &parsed, || {
+            Some(&mut scratch)
+        }) {
             Before::Translate(flow, outcome) => {
                 travel.outcomes.push(outcome);
                 if flow.action() == Action::Neighbour && !from_here && !age::<F>(&mut travel.frame) {
@@ -244,7 +245,7 @@ impl<F: Net> SimNode<F> {
             Err(Odd::Pass(outcome)) => Odds::Pass(outcome),
             Err(Odd::Look) => odd::<F>(&self.tables, &travel.frame, Phase::After),
         };
-        let (parsed, datagram) = match odds {
+        let (mut parsed, datagram) = match odds {
             Odds::Ports(parsed, datagram) => (parsed, datagram),
             // It may be this node's own, to another node's port.
             Odds::Pass(_)
@@ -262,11 +263,7 @@ impl<F: Net> SimNode<F> {
                 return travel.end(Fate::Sent(device));
             }
         };
-        let mut scratch = Scratch {
-            parsed,
-            ..Scratch::default()
-        };
-        if let Some(flow) = after::<F, _>(&self.tables, &mut scratch) {
+        if let Some(flow) = after::<F, _>(&self.tables, &mut parsed) {
             travel.outcomes.push(Outcome::ForwardedFlow);
             rewrite::<F>(&mut travel, &parsed, flow);
             if let Some(datagram) = datagram {

@@ -20,7 +20,7 @@ use crate::abi::{
     State, Tuple,
 };
 use crate::maglev::{self, Preference};
-use crate::net::{Created, Fragments, Net, Tables, sweep};
+use crate::net::{self, Created, Fragments, Net, Tables, sweep};
 
 /// Decides by which device packets with a tuple leave.
 pub type Route<A> = Box<dyn Fn(&Tuple<A>) -> Option<u32>>;
@@ -271,7 +271,41 @@ fn begins<F: Net>(address: &F::Addr, prefix: &F::Addr, length: usize) -> bool {
     (0..length).all(|n| bit(prefix, n) == bit(address, n))
 }
 
+/// An entry of the flow table: what it was when it was found, and where to write.
+#[derive(Debug)]
+pub struct SimEntry<'a, F: Net> {
+    tables: &'a SimTables<F>,
+    key: Tuple<F::Addr>,
+    number: u32,
+}
+
+impl<F: Net> Copy for SimEntry<'_, F> {}
+
+impl<F: Net> Clone for SimEntry<'_, F> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<'a, F: Net> net::Entry<'a, F::Addr> for SimEntry<'a, F> {
+    fn flow(self) -> &'a Flow<F::Addr> {
+        self.tables.entries.get(self.number)
+    }
+
+    fn note(self, tick: u32, state: State) {
+        if let Some(number) = self.tables.flows.borrow_mut().get_mut(&self.key) {
+            *number = self.tables.entries.push(Flow {
+                seen: tick,
+                state: state as u8,
+                ..*self.tables.entries.get(*number)
+            });
+        }
+    }
+}
+
 impl<F: Net> Tables<F> for SimTables<F> {
+    type Entry<'a> = SimEntry<'a, F>;
+
     fn address(&self, address: &F::Addr) -> Option<Address> {
         self.addresses.get(address).copied()
     }
@@ -336,9 +370,13 @@ impl<F: Net> Tables<F> for SimTables<F> {
         true
     }
 
-    fn flow(&self, key: &Tuple<F::Addr>) -> Option<&Flow<F::Addr>> {
+    fn entry(&self, key: &Tuple<F::Addr>) -> Option<SimEntry<'_, F>> {
         let number = *self.flows.borrow().get(key)?;
-        Some(self.entries.get(number))
+        Some(SimEntry {
+            tables: self,
+            key: *key,
+            number,
+        })
     }
 
     fn create(&self, key: &Tuple<F::Addr>, flow: &Flow<F::Addr>) -> Created {
@@ -351,20 +389,6 @@ impl<F: Net> Tables<F> for SimTables<F> {
         }
         flows.insert(*key, self.entries.push(*flow));
         Created::Yes
-    }
-
-    fn touch(&self, key: &Tuple<F::Addr>, tick: u32, state: State) -> bool {
-        match self.flows.borrow_mut().get_mut(key) {
-            Some(number) => {
-                *number = self.entries.push(Flow {
-                    seen: tick,
-                    state: state as u8,
-                    ..*self.entries.get(*number)
-                });
-                true
-            }
-            None => false,
-        }
     }
 
     fn remove(&self, key: &Tuple<F::Addr>) {

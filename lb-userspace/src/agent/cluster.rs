@@ -30,6 +30,8 @@ pub(super) struct Cluster {
     pub(super) served: BTreeMap<ObjectKey, Vec<ServicePort>>,
     /// This node's own object.
     pub(super) node: Option<NodeObject>,
+    /// Addresses of the other nodes.
+    pub(super) other_nodes: BTreeSet<IpAddr>,
     /// Prefixes of the other nodes' pods.
     pub(super) other_pod_prefixes: Vec<(IpAddr, u8)>,
 }
@@ -106,6 +108,7 @@ fn pass_on(
         }
         if first || changed.nodes {
             cluster.node = index.this_node().cloned();
+            cluster.other_nodes = index.other_nodes().into_iter().collect();
             cluster.other_pod_prefixes = index.other_pod_prefixes().collect();
         }
         // Nobody listens only while the agent ends.

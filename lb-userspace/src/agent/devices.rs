@@ -1,4 +1,4 @@
-//! Follows the node: programs on its devices, routes to `lb0`.
+//! Follows the node: programs on its devices, routes to `lb0`, neighbours on the way to other nodes.
 //!
 //! *Invariant*: a device gets its programs only once the maps know it, and the routes lead to `lb0` only
 //! once a program is there.
@@ -17,21 +17,31 @@ use tracing::{info, warn};
 use super::cluster::Cluster;
 use crate::{
     apply::{self, Status},
-    load::{Attachments, Target},
+    load::{Attachments, OnUplink, Target, UplinkHook},
     model::NodeFacts,
-    node::host::Host,
+    node::host::{Host, Kept},
 };
 
 /// What failed on a device is tried again this often; devices recover without telling.
 const RETRY: Duration = Duration::from_secs(2);
+
+/// How often it is looked whether the next hops are still kept resolved: routes and neighbours change without being
+/// followed here, and meanwhile TC does what XDP cannot.
+const NEXT_HOPS: Duration = Duration::from_secs(10);
 
 /// What is attached, and what is not.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub(super) struct Devices {
     /// Programs are attached by links (tcx) rather than filters (clsact).
     pub(super) tcx: bool,
+    /// What is to be at the uplinks' XDP hooks.
+    pub(super) hook: UplinkHook,
     /// Programs, as `direction program`, by name of the device.
     pub(super) programs: BTreeMap<String, Vec<String>>,
+    /// The devices that have the XDP program.
+    pub(super) xdp: Vec<OnUplink>,
+    /// Next hops towards other nodes that are kept resolved.
+    pub(super) kept: Kept,
     /// What cannot be done at present.
     pub(super) failures: Vec<String>,
 }
@@ -57,18 +67,26 @@ pub(super) async fn follow(
     devices: watch::Sender<Devices>,
 ) {
     let mut known = Known::default();
+    let mut look = time::Instant::now();
+    let xdp = equipment.attachments.hook().is_xdp();
     loop {
+        let (addresses, nodes) = {
+            let cluster = followed.cluster.borrow_and_update();
+            (cluster.addresses(), cluster.other_nodes.clone())
+        };
         let now = Known {
             facts: followed.facts.borrow_and_update().clone(),
             written: followed.status.borrow_and_update().devices.clone(),
-            addresses: followed.cluster.borrow_and_update().addresses(),
+            addresses,
+            nodes,
         };
         if now.facts != known.facts {
             let _ = changes.send(apply::Change::Facts(Arc::new(now.facts.clone())));
         }
         let failed = !devices.borrow().failures.is_empty();
-        if now != known || failed {
+        if now != known || failed || look.elapsed() >= NEXT_HOPS {
             known = now;
+            look = time::Instant::now();
             let state = equipment.bring_in_line(&known).await;
             devices.send_if_modified(|before| before.replace(state));
         }
@@ -78,6 +96,7 @@ pub(super) async fn follow(
             changed = followed.status.changed() => changed,
             changed = followed.cluster.changed() => changed,
             () = time::sleep(RETRY), if failed => Ok(()),
+            () = time::sleep_until(look + NEXT_HOPS), if xdp => Ok(()),
         };
         if changed.is_err() {
             return;
@@ -92,6 +111,8 @@ struct Known {
     /// Interface indices of the devices that the maps know.
     written: BTreeSet<u32>,
     addresses: BTreeSet<IpAddr>,
+    /// Addresses of the other nodes.
+    nodes: BTreeSet<IpAddr>,
 }
 
 impl Equipment {
@@ -100,6 +121,7 @@ impl Equipment {
             facts,
             written,
             addresses,
+            nodes,
         } = known;
         let targets = facts
             .devices
@@ -118,6 +140,15 @@ impl Equipment {
                 .iter()
                 .map(|e| chain(e)),
         );
+        // TC resolves by itself. Without XDP only what a process before has kept is let go.
+        let none = BTreeSet::new();
+        let nodes = if self.attachments.hook().is_xdp() {
+            nodes
+        } else {
+            &none
+        };
+        let (kept, errors) = self.host.keep_resolved(nodes, facts).await;
+        failures.extend(errors.iter().map(|e| chain(e)));
         let mut programs: BTreeMap<String, Vec<String>> = BTreeMap::new();
         for (device, direction, program) in self.attachments.list() {
             programs
@@ -127,7 +158,10 @@ impl Equipment {
         }
         Devices {
             tcx: self.attachments.uses_tcx(),
+            hook: self.attachments.hook(),
             programs,
+            xdp: self.attachments.list_xdp().cloned().collect(),
+            kept,
             failures,
         }
     }
@@ -145,6 +179,18 @@ impl Devices {
         }
         if self.programs != newer.programs {
             info!(devices = ?newer.programs.keys().collect::<Vec<_>>(), "programs are attached");
+        }
+        for on in newer.xdp.iter().filter(|on| !self.xdp.contains(on)) {
+            let OnUplink { device, mode, reason } = on;
+            match reason {
+                None => info!(device, %mode, "XDP is attached"),
+                Some(reason) => warn!(
+                    device,
+                    reason,
+                    "XDP is attached in the stack (generic), since the driver cannot run it: it works the same, but \
+                     slower"
+                ),
+            }
         }
         let modified = *self != newer;
         *self = newer;

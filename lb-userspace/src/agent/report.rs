@@ -11,7 +11,7 @@ use tokio::{sync::watch, time};
 use tracing::warn;
 
 use super::{cluster::Cluster, devices::Devices};
-use crate::{apply::Status, config::Instance, gc::Swept, model::ServicePort};
+use crate::{apply::Status, config::Instance, gc::Swept, load::OnUplink, model::ServicePort};
 
 /// Time between two writings: changes in between are written together.
 const INTERVAL: Duration = Duration::from_millis(100);
@@ -41,8 +41,16 @@ pub struct Report {
     pub backends_live: usize,
     /// How programs are attached: `tcx` or `clsact`.
     pub attach: String,
-    /// Programs, as `direction program`, by name of the device.
+    /// Where packets from outside are to be translated, as `--hook` says.
+    pub hook: String,
+    /// TC programs, as `direction program`, by name of the device.
     pub devices: BTreeMap<String, Vec<String>>,
+    /// Devices that have the XDP program.
+    pub xdp: BTreeMap<String, XdpReport>,
+    /// Next hops towards other nodes that are kept resolved (with XDP only; TC resolves by itself).
+    pub next_hops: usize,
+    /// How many of them the agent has to remind the kernel of (before Linux 5.16).
+    pub next_hops_reminded: usize,
     /// What is to be served on this node.
     pub services: Vec<ServiceReport>,
     /// Objects that cannot be served as they stand.
@@ -70,6 +78,15 @@ pub struct SourceReport {
     pub errors: u64,
     /// Objects that could not be understood.
     pub malformed: u64,
+}
+
+/// XDP on a device.
+#[derive(Clone, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
+pub struct XdpReport {
+    /// `native` (in the driver) or `generic` (in the stack).
+    pub mode: String,
+    /// Why it does not run in the driver, although it was to.
+    pub reason: Option<String>,
 }
 
 /// A Service port in one family.
@@ -208,7 +225,11 @@ impl Sources {
             frontends_live: status.counts.frontends,
             backends_live: status.counts.backends,
             attach: if devices.tcx { "tcx" } else { "clsact" }.to_owned(),
+            hook: devices.hook.to_string(),
             devices: devices.programs,
+            xdp: devices.xdp.into_iter().map(xdp).collect(),
+            next_hops: devices.kept.next_hops,
+            next_hops_reminded: devices.kept.reminded,
             services: cluster.served.values().flatten().map(service).collect(),
             problems: status.problems.iter().map(problem).collect(),
             failures: source_failures
@@ -229,6 +250,12 @@ impl Sources {
             flows_expired: swept.removed,
         }
     }
+}
+
+fn xdp(on: OnUplink) -> (String, XdpReport) {
+    let OnUplink { device, mode, reason } = on;
+    let mode = mode.name().to_owned();
+    (device, XdpReport { mode, reason })
 }
 
 fn service(port: &ServicePort) -> ServiceReport {

@@ -8,7 +8,7 @@ use clap::{Args, ValueEnum};
 use super::InstanceArgs;
 use crate::{
     config::{Config, HealthSettings, SourceConfig, TestSettings},
-    load::TcAttach,
+    load::{TcAttach, UplinkHook},
     node::{DeviceOverride, Hints, Prefix},
     source::kubernetes::KubeOptions,
 };
@@ -77,6 +77,11 @@ pub(super) struct RunArgs {
     /// How programs are attached: tcx (Linux 6.6 and newer), clsact, or auto.
     #[arg(long, value_name = "HOW", default_value_t = TcAttach::Auto)]
     tc_attach: TcAttach,
+    /// Where packets from outside are translated: tc; xdp (in the driver, or in the stack where the driver cannot);
+    /// xdp-native (in the driver only); xdp-generic (in the stack only, for any device). TC is always there as well,
+    /// for what XDP leaves to it. Can be changed by a restart, under traffic.
+    #[arg(long, value_name = "HOOK", default_value_t = UplinkHook::Tc)]
+    hook: UplinkHook,
     /// Entries of each flow table; a connection takes two.
     #[arg(long, value_name = "N", default_value_t = lb_common::abi::capacity::FLOWS)]
     max_flows: u32,
@@ -150,6 +155,7 @@ impl RunArgs {
             nodeport_addresses,
             snat_ports,
             tc_attach,
+            hook,
             max_flows,
             seed,
             masquerade_all,
@@ -193,6 +199,7 @@ impl RunArgs {
             masquerade_all,
             linger: Duration::from_secs(address_linger),
             tc_attach,
+            hook,
             pod_detection: pod_detection == PodDetection::PodCidr,
             localhost_nodeports,
             external_ip_ranges,
@@ -287,13 +294,21 @@ mod tests {
     fn flags_become_domain_types() {
         let config = parse(
             "--source dir --manifests . --node-name n1 --service-cidr 10.96.0.0/12,fd00:96::/112 \
-             --snat-ports 62000-62999 --device eth1 --device wg*=tunnel --tc-attach clsact --seed 7",
+             --snat-ports 62000-62999 --device eth1 --device wg*=tunnel --tc-attach clsact --hook xdp-generic --seed 7",
         )
         .unwrap();
         assert_eq!(config.node_name, "n1");
         assert_eq!((config.service_cidrs.len(), config.devices.len()), (2, 2));
         assert_eq!((config.snat_ports, config.seed), (62_000..=62_999, 7));
-        assert_eq!(config.tc_attach, TcAttach::Clsact);
+        assert_eq!(
+            (config.tc_attach, config.hook),
+            (TcAttach::Clsact, UplinkHook::XdpGeneric)
+        );
+        assert_eq!(
+            parse("--node-name n1").unwrap().hook,
+            UplinkHook::Tc,
+            "the default"
+        );
         assert!(matches!(config.source, SourceConfig::Directory(_)));
     }
 
@@ -336,6 +351,7 @@ mod tests {
             ("--node-name n1 --snat-ports 0-8", "FIRST-LAST"),
             ("--node-name n1 --service-cidr 10.0.0.0/33", "10.0.0.0/33"),
             ("--node-name n1 --tc-attach xdp", "clsact"),
+            ("--node-name n1 --hook native", "xdp-native"),
             ("--node-name=", "NODE_NAME"),
             ("--node-name n1 --nodeport-addresses eth0", "eth0"),
             (

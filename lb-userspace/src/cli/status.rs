@@ -119,9 +119,24 @@ fn describe(report: &Report, alive: bool) -> String {
         report.flow_capacity,
         report.flows_expired.iter().sum::<u64>()
     ));
-    line(format!("devices ({}):", report.attach));
+    line(format!("devices ({}, hook {}):", report.attach, report.hook));
     for (device, programs) in &report.devices {
+        let xdp = report.xdp.get(device).map(|xdp| match &xdp.reason {
+            None => format!("xdp uplink_xdp ({})", xdp.mode),
+            Some(reason) => format!("xdp uplink_xdp ({}, since the driver says: {reason})", xdp.mode),
+        });
+        let programs: Vec<_> = xdp.iter().chain(programs).map(String::as_str).collect();
         line(format!("  {device}: {}", programs.join(", ")));
+    }
+    if report.next_hops > 0 {
+        let by = match report.next_hops_reminded {
+            0 => "the kernel",
+            _ => "the agent",
+        };
+        line(format!(
+            "next hops to other nodes kept resolved by {by}: {}",
+            report.next_hops
+        ));
     }
     line("services:".to_owned());
     for service in &report.services {
@@ -156,6 +171,7 @@ fn describe(report: &Report, alive: bool) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::agent::report::XdpReport;
 
     #[test]
     fn what_is_live_is_said_in_words() {
@@ -180,6 +196,19 @@ mod tests {
             text.contains("  eth0: ingress uplink_in, egress uplink_out\n"),
             "{text}"
         );
+        report.hook = "xdp".into();
+        for (reason, words) in [
+            (None, "  eth0: xdp uplink_xdp (generic), ingress uplink_in"),
+            (
+                Some("Operation not supported".to_owned()),
+                "xdp uplink_xdp (generic, since the driver says: Operation not supported), ingress",
+            ),
+        ] {
+            let mode = "generic".into();
+            report.xdp.insert("eth0".into(), XdpReport { mode, reason });
+            let text = describe(&report, true);
+            assert!(text.contains("(tcx, hook xdp)") && text.contains(words), "{text}");
+        }
         report.generation = 4;
         let text = describe(&report, false);
         assert!(

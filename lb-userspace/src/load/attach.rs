@@ -26,6 +26,7 @@ use super::{
     loader::classifier,
     pin::{Place, failed},
     tc::program_for,
+    xdp::{OnUplink, UplinkHook, Uplinks, XdpError},
 };
 
 /// Priority and handle of our clsact filters: fixed, so that a restart replaces them in place.
@@ -42,6 +43,7 @@ pub struct Attachments {
     attached: BTreeMap<Place, Attached>,
     /// Links of the process before, not yet taken over.
     inherited: BTreeMap<Place, PathBuf>,
+    xdp: Uplinks,
     /// Maps whose pins are replaced after the first `sync`.
     unpublished: Vec<String>,
     maps: BTreeSet<String>,
@@ -82,6 +84,9 @@ pub enum AttachError {
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// There is no XDP on a device.
+    #[error(transparent)]
+    Xdp(#[from] XdpError),
     /// A pin could not be made, replaced or removed.
     #[error(transparent)]
     Pins(#[from] PinDirectoryError),
@@ -94,6 +99,7 @@ impl Attachments {
         ebpf: Ebpf,
         pins: PinDirectory,
         tcx: bool,
+        hook: UplinkHook,
         fresh: Vec<String>,
         adopted: BTreeSet<String>,
     ) -> Result<Self, PinDirectoryError> {
@@ -102,6 +108,7 @@ impl Attachments {
         } else {
             pins.noted_filters()?
         };
+        let xdp = Uplinks::new(hook, pins.pinned_xdp()?);
         let maps = adopted.into_iter().chain(fresh.iter().cloned()).collect();
         Ok(Self {
             ebpf,
@@ -109,6 +116,7 @@ impl Attachments {
             tcx,
             attached: BTreeMap::new(),
             inherited,
+            xdp,
             unpublished: fresh,
             maps,
         })
@@ -120,7 +128,18 @@ impl Attachments {
         self.tcx
     }
 
-    /// What is attached: device, direction, program.
+    /// What is to be at the uplinks' XDP hooks.
+    #[must_use]
+    pub const fn hook(&self) -> UplinkHook {
+        self.xdp.hook()
+    }
+
+    /// The devices that have the XDP program.
+    pub fn list_xdp(&self) -> impl Iterator<Item = &OnUplink> {
+        self.xdp.list()
+    }
+
+    /// What is attached by TC: device, direction, program.
     pub fn list(&self) -> impl Iterator<Item = (&str, Direction, &'static str)> {
         self.attached
             .iter()
@@ -130,10 +149,8 @@ impl Attachments {
     /// Attaches what is missing, replaces what is of the process before or of another kind, removes what is on
     /// devices that are gone or no longer concern us. The first call also replaces the pins of the maps.
     pub fn sync(&mut self, devices: impl IntoIterator<Item = Target>) -> Vec<AttachError> {
-        let wanted: BTreeMap<Place, (String, &'static str)> = devices
-            .into_iter()
-            .flat_map(|device| places(&device).collect::<Vec<_>>())
-            .collect();
+        let devices: Vec<Target> = devices.into_iter().collect();
+        let wanted: BTreeMap<Place, (String, &'static str)> = devices.iter().flat_map(places).collect();
         let mut errors = Vec::new();
         // Removal first: an index or a name may have passed to another device.
         let gone: Vec<Place> = self
@@ -172,6 +189,14 @@ impl Attachments {
                 }
             }
         }
+        let uplinks: BTreeMap<u32, String> = devices
+            .into_iter()
+            .filter(|device| device.kind == DeviceKind::Uplink)
+            // Without TC there is nobody for what XDP leaves.
+            .filter(|device| self.attached.contains_key(&(device.index, Direction::Ingress)))
+            .map(|device| (device.index, device.name))
+            .collect();
+        errors.extend(self.xdp.sync(&mut self.ebpf, &self.pins, &uplinks));
         errors.extend(self.publish().err().map(AttachError::from));
         errors
     }
@@ -243,7 +268,7 @@ impl Attachments {
     }
 }
 
-fn places(device: &Target) -> impl Iterator<Item = (Place, (String, &'static str))> + '_ {
+fn places(device: &Target) -> impl Iterator<Item = (Place, (String, &'static str))> {
     Direction::ALL.into_iter().filter_map(|direction| {
         let program = program_for(device.kind, direction)?;
         Some(((device.index, direction), (device.name.clone(), program)))
@@ -258,7 +283,11 @@ fn take_over(
     path: &Path,
 ) -> Result<bool, BoxError> {
     let link = match PinnedLink::from_pin(path) {
-        Ok(link) => SchedClassifierLink::try_from(FdLink::from(link))?,
+        // A link of another kind is none of ours, whoever put it there.
+        Ok(link) => match SchedClassifierLink::try_from(FdLink::from(link)) {
+            Ok(link) => link,
+            Err(_) => return Ok(false),
+        },
         Err(LinkError::SyscallError(error)) if error.io_error.kind() == io::ErrorKind::NotFound => {
             return Ok(false);
         }

@@ -8,13 +8,13 @@ use std::{collections::BTreeMap, fs, panic::resume_unwind, thread};
 use aya::{
     Ebpf, EbpfError, EbpfLoader, TestRun, TestRunOptions,
     maps::Map,
-    programs::{ProgramError, SchedClassifier},
+    programs::{Program, ProgramError, SchedClassifier},
 };
 use lb_common::abi::{capacity, names};
 
 use super::{
-    Attachments, ObjectError, PinDirectory, PinDirectoryError, TcAttach, object, pin::failed, probe,
-    tc::PROGRAMS,
+    Attachments, ObjectError, PinDirectory, PinDirectoryError, TcAttach, UplinkHook, object, pin::failed,
+    probe, tc::PROGRAMS, xdp,
 };
 
 /// The program that removes expired flows; it is run, never attached.
@@ -29,6 +29,8 @@ pub struct Options {
     pub capacities: Capacities,
     /// How programs are attached to devices.
     pub tc_attach: TcAttach,
+    /// Where packets from outside are translated.
+    pub hook: UplinkHook,
 }
 
 /// Map sizes that differ from [`lb_common::abi::capacity`], by map name.
@@ -50,7 +52,7 @@ pub enum LoadError {
     #[error("the kernel refuses the maps of the eBPF object")]
     Maps(#[source] EbpfError),
     /// The object lacks a program.
-    #[error("the embedded eBPF object has no TC program `{0}`; rebuild it with `cargo xtask build`")]
+    #[error("the embedded eBPF object has no program `{0}`; rebuild it with `cargo xtask build`")]
     MissingProgram(&'static str),
     /// The verifier refused a program.
     #[error("the kernel refuses program `{name}`")]
@@ -147,7 +149,7 @@ pub fn load(options: Options) -> Result<Loaded, LoadError> {
     }
     let mut ebpf = loader.load(object).map_err(LoadError::Maps)?;
 
-    verify(&mut ebpf)?;
+    verify(&mut ebpf, options.hook)?;
     #[cfg(feature = "log")]
     super::log::follow(&mut ebpf);
     let mut fresh = Vec::new();
@@ -212,12 +214,14 @@ impl Loaded {
             pins,
             capacities: _,
             tc_attach,
+            hook,
         } = options;
         let adopted = adopted.into_iter().map(str::to_owned).collect();
         Ok(Attachments::new(
             ebpf,
             pins,
             probe::tcx(tc_attach),
+            hook,
             fresh,
             adopted,
         )?)
@@ -249,19 +253,33 @@ pub fn detach(pins: &PinDirectory) -> Result<(), PinDirectoryError> {
     pins.remove()
 }
 
-/// Has all TC programs verified, each by a thread of its own: most of the time that a start takes.
-fn verify(ebpf: &mut Ebpf) -> Result<(), LoadError> {
+/// Has all programs verified that will be used, each by a thread of its own: most of the time that a start takes.
+fn verify(ebpf: &mut Ebpf, hook: UplinkHook) -> Result<(), LoadError> {
     for name in PROGRAMS.into_iter().chain([SWEEP]) {
         classifier(ebpf, name)?;
     }
-    let named = |name: &str| PROGRAMS.into_iter().chain([SWEEP]).find(|known| *known == name);
+    if hook.is_xdp() {
+        xdp::program(ebpf).map_err(|_| LoadError::MissingProgram(xdp::PROGRAM))?;
+    }
+    let all = || {
+        PROGRAMS
+            .into_iter()
+            .chain([SWEEP])
+            .chain(hook.is_xdp().then_some(xdp::PROGRAM))
+    };
+    let named = |name: &str| all().find(|known| *known == name);
     thread::scope(|scope| {
-        let programs = ebpf
+        let verified: Vec<_> = ebpf
             .programs_mut()
-            .filter_map(|(name, program)| Some((named(name)?, program)));
-        let verified: Vec<_> = programs
-            .filter_map(|(name, program)| Some((name, <&mut SchedClassifier>::try_from(program).ok()?)))
-            .map(|(name, program)| (name, scope.spawn(|| program.load())))
+            .filter_map(|(name, program)| Some((named(name)?, program)))
+            .map(|(name, program)| {
+                let verified = scope.spawn(|| match program {
+                    Program::SchedClassifier(program) => program.load(),
+                    Program::Xdp(program) => program.load(),
+                    _ => Err(ProgramError::UnexpectedProgramType),
+                });
+                (name, verified)
+            })
             .collect();
         verified.into_iter().try_for_each(|(name, thread)| {
             let loaded = thread.join().unwrap_or_else(|panic| resume_unwind(panic));

@@ -12,6 +12,7 @@ mod object;
 mod pin;
 pub mod probe;
 mod tc;
+mod xdp;
 
 pub use attach::{AttachError, Attachments, Target};
 pub use loader::{Capacities, LoadError, Loaded, Options, Sweeper, detach, load};
@@ -19,3 +20,4 @@ pub use object::{MapShape, ObjectError, embedded};
 pub use pin::{PinDirectory, PinDirectoryError};
 pub use probe::ProbeError;
 pub use tc::{Direction, TcAttach, UnknownTcAttach};
+pub use xdp::{OnUplink, UnknownHook, UplinkHook, XdpError, XdpMode};

@@ -4,6 +4,7 @@
 //! <bpffs>/<instance>/v<LAYOUT_VERSION>/<map>                   maps of this layout
 //! <bpffs>/<instance>/links/<device>-<ifindex>-<direction>      tcx links
 //! <bpffs>/<instance>/filters/<device>-<ifindex>-<direction>/   empty: a clsact filter of ours is there
+//! <bpffs>/<instance>/xdp/<device>-<ifindex>-<mode>             XDP links
 //! ```
 //!
 //! Links are outside the versioned directory: an agent with another map layout takes them over as well.
@@ -18,7 +19,7 @@ use std::{
 use aya::maps::{Map, MapData};
 use lb_common::abi::LAYOUT_VERSION;
 
-use super::{Direction, MapShape};
+use super::{Direction, MapShape, XdpMode};
 
 /// Prefix of a pin that is about to replace another.
 const REPLACEMENT: &str = "new-";
@@ -82,7 +83,7 @@ impl PinDirectory {
 
     /// Makes the directories that do not exist yet.
     pub(super) fn create(&self) -> Result<(), PinDirectoryError> {
-        [self.maps(), self.links(), self.filters()]
+        [self.maps(), self.links(), self.filters(), self.xdp_links()]
             .into_iter()
             .try_for_each(|directory| {
                 fs::create_dir_all(&directory).map_err(failed("create directory", &directory))
@@ -153,22 +154,37 @@ impl PinDirectory {
 
     /// Where the link of a device is to be pinned.
     pub(super) fn link(&self, device: &str, place: Place) -> PathBuf {
-        self.links().join(place_name(device, place))
+        self.links().join(pin_name(device, place.0, place.1.name()))
     }
 
     /// Where it is noted that a device has a clsact filter of ours.
     pub(super) fn filter(&self, device: &str, place: Place) -> PathBuf {
-        self.filters().join(place_name(device, place))
+        self.filters().join(pin_name(device, place.0, place.1.name()))
+    }
+
+    /// Where the link of a device's XDP hook is to be pinned.
+    pub(super) fn xdp(&self, device: &str, ifindex: u32, mode: XdpMode) -> PathBuf {
+        self.xdp_links().join(pin_name(device, ifindex, mode.name()))
+    }
+
+    /// The links of XDP hooks that are pinned.
+    pub(super) fn pinned_xdp(&self) -> Result<BTreeMap<(u32, XdpMode), PathBuf>, PinDirectoryError> {
+        let mode = |name: &str| {
+            [XdpMode::Native, XdpMode::Generic]
+                .into_iter()
+                .find(|mode| mode.name() == name)
+        };
+        places(&self.xdp_links(), mode)
     }
 
     /// The links that are pinned.
     pub(super) fn pinned_links(&self) -> Result<BTreeMap<Place, PathBuf>, PinDirectoryError> {
-        places(&self.links())
+        places(&self.links(), direction)
     }
 
     /// The clsact filters that were noted.
     pub(super) fn noted_filters(&self) -> Result<BTreeMap<Place, PathBuf>, PinDirectoryError> {
-        places(&self.filters())
+        places(&self.filters(), direction)
     }
 
     /// Removes a link's pin; the kernel detaches it with the last reference.
@@ -191,6 +207,10 @@ impl PinDirectory {
     fn filters(&self) -> PathBuf {
         self.root.join("filters")
     }
+
+    fn xdp_links(&self) -> PathBuf {
+        self.root.join("xdp")
+    }
 }
 
 /// Makes an error of a failed file operation.
@@ -202,24 +222,28 @@ pub(super) fn failed(
     move |source| PinDirectoryError::Io { action, path, source }
 }
 
-fn place_name(device: &str, (ifindex, direction): Place) -> String {
+fn pin_name(device: &str, ifindex: u32, hook: &str) -> String {
     // The device's name is for the reader; the index identifies it. VLAN devices have dots in theirs.
-    format!("{}-{ifindex}-{direction}", device.replace('.', "_"))
+    format!("{}-{ifindex}-{hook}", device.replace('.', "_"))
 }
 
-fn parse_place(name: &str) -> Option<Place> {
-    let (rest, direction) = name.rsplit_once('-')?;
+fn parse_name<T>(name: &str, hook: impl Fn(&str) -> Option<T>) -> Option<(u32, T)> {
+    let (rest, last) = name.rsplit_once('-')?;
     let (_, ifindex) = rest.rsplit_once('-')?;
-    let direction = Direction::ALL
-        .into_iter()
-        .find(|known| known.name() == direction)?;
-    Some((ifindex.parse().ok()?, direction))
+    Some((ifindex.parse().ok()?, hook(last)?))
 }
 
-fn places(directory: &Path) -> Result<BTreeMap<Place, PathBuf>, PinDirectoryError> {
+fn direction(name: &str) -> Option<Direction> {
+    Direction::ALL.into_iter().find(|known| known.name() == name)
+}
+
+fn places<T: Ord>(
+    directory: &Path,
+    hook: impl Fn(&str) -> Option<T>,
+) -> Result<BTreeMap<(u32, T), PathBuf>, PinDirectoryError> {
     let names = names(directory)?.into_iter();
     Ok(names
-        .filter_map(|name| Some((parse_place(&name)?, directory.join(name))))
+        .filter_map(|name| Some((parse_name(&name, &hook)?, directory.join(name))))
         .collect())
 }
 
@@ -257,12 +281,12 @@ mod tests {
             ("bond0.100", (17, Direction::Egress)),
             ("a-b-c", (4_000_000_000, Direction::Ingress)),
         ] {
-            let name = place_name(device, place);
+            let name = pin_name(device, place.0, place.1.name());
             assert!(!name.contains('.'), "{name}: the BPF file system refuses dots");
-            assert_eq!(parse_place(&name), Some(place), "{name}");
+            assert_eq!(parse_name(&name, direction), Some(place), "{name}");
         }
         for foreign in ["", "eth0", "eth0-2", "eth0-x-ingress", "eth0-2-sideways"] {
-            assert_eq!(parse_place(foreign), None, "{foreign}");
+            assert_eq!(parse_name(foreign, direction), None, "{foreign}");
         }
     }
 

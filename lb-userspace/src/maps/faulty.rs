@@ -1,4 +1,5 @@
-//! Maps whose every write fails for a while, so that tests see how a real agent fares that cannot write.
+//! Maps whose writes fail when a test says so: for a while, to see how a real agent fares that cannot write, or now
+//! and then.
 //!
 //! *Not here*: maps in memory that fail at random, see [`super::fake`].
 
@@ -8,16 +9,19 @@ use lb_common::abi::Family;
 
 use super::{FamilyMaps, MapError, MapStore, Table};
 
-/// A map that refuses to be written while a file exists.
+/// Asked before every write whether it fails.
+type Condition = Arc<dyn Fn() -> bool + Send + Sync>;
+
+/// A map that refuses to be written on a condition.
 struct Faulty<T: ?Sized> {
     name: &'static str,
-    file: Arc<PathBuf>,
+    fails: Condition,
     inner: Box<T>,
 }
 
 impl<T: ?Sized> Faulty<T> {
     fn check(&self) -> Result<(), MapError> {
-        if self.file.exists() {
+        if (self.fails)() {
             return Err(MapError {
                 map: self.name,
                 call: "a test's fault",
@@ -47,8 +51,14 @@ impl<K, V> Table<K, V> for Faulty<dyn Table<K, V>> {
 /// `store`, but every write of it fails while `file` is there.
 #[must_use]
 pub fn while_exists(file: PathBuf, store: MapStore) -> MapStore {
+    when(move || file.exists(), store)
+}
+
+/// `store`, but each write of it fails for which `fails` is true.
+#[must_use]
+pub fn when(fails: impl Fn() -> bool + Send + Sync + 'static, store: MapStore) -> MapStore {
     use lb_common::abi::names;
-    let file = &Arc::new(file);
+    let fails: &Condition = &(Arc::new(fails) as Condition);
     let MapStore {
         node,
         devices,
@@ -58,16 +68,16 @@ pub fn while_exists(file: PathBuf, store: MapStore) -> MapStore {
         grace,
     } = store;
     MapStore {
-        node: faulty(names::NODE, file, node),
-        devices: faulty(names::DEVICES, file, devices),
-        maglev: faulty(names::MAGLEV, file, maglev),
-        v4: family(file, v4),
-        v6: family(file, v6),
+        node: faulty(names::NODE, fails, node),
+        devices: faulty(names::DEVICES, fails, devices),
+        maglev: faulty(names::MAGLEV, fails, maglev),
+        v4: family(fails, v4),
+        v6: family(fails, v6),
         grace,
     }
 }
 
-fn family<F: Family>(file: &Arc<PathBuf>, maps: FamilyMaps<F>) -> FamilyMaps<F> {
+fn family<F: Family>(fails: &Condition, maps: FamilyMaps<F>) -> FamilyMaps<F> {
     use lb_common::abi::names;
     let FamilyMaps {
         addresses,
@@ -79,24 +89,24 @@ fn family<F: Family>(file: &Arc<PathBuf>, maps: FamilyMaps<F>) -> FamilyMaps<F> 
         backends,
     } = maps;
     FamilyMaps {
-        addresses: faulty(names::ADDRESSES[F::INDEX], file, addresses),
-        sources: faulty(names::SOURCES[F::INDEX], file, sources),
-        frontends: faulty(names::FRONTENDS[F::INDEX], file, frontends),
-        ranges: faulty(names::RANGES[F::INDEX], file, ranges),
-        services: faulty(names::SERVICES[F::INDEX], file, services),
-        sets: faulty(names::SETS[F::INDEX], file, sets),
-        backends: faulty(names::BACKENDS[F::INDEX], file, backends),
+        addresses: faulty(names::ADDRESSES[F::INDEX], fails, addresses),
+        sources: faulty(names::SOURCES[F::INDEX], fails, sources),
+        frontends: faulty(names::FRONTENDS[F::INDEX], fails, frontends),
+        ranges: faulty(names::RANGES[F::INDEX], fails, ranges),
+        services: faulty(names::SERVICES[F::INDEX], fails, services),
+        sets: faulty(names::SETS[F::INDEX], fails, sets),
+        backends: faulty(names::BACKENDS[F::INDEX], fails, backends),
     }
 }
 
 fn faulty<K: 'static, V: 'static>(
     name: &'static str,
-    file: &Arc<PathBuf>,
+    fails: &Condition,
     inner: Box<dyn Table<K, V>>,
 ) -> Box<dyn Table<K, V>> {
     Box::new(Faulty {
         name,
-        file: Arc::clone(file),
+        fails: Arc::clone(fails),
         inner,
     })
 }

@@ -35,12 +35,21 @@ fn write_node(f: &mut Formatter<'_>, node: &Node) -> fmt::Result {
         seed,
         embryo_mask,
         flags,
+        tick_shift,
+        xdp_out,
     } = node;
     write!(
         f,
         "node: lb0 {lb0}, loopback {loopback}, SNAT ports {snat_first}-{snat_last}, seed {seed}"
     )?;
-    writeln!(f, ", embryo mask {embryo_mask:#x}, flags {flags}")
+    write!(
+        f,
+        ", embryo mask {embryo_mask:#x}, flags {flags}, tick 2^{tick_shift} jiffies"
+    )?;
+    for device in xdp_out.iter().filter(|device| **device != 0) {
+        write!(f, ", XDP out of {device}")?;
+    }
+    writeln!(f)
 }
 
 fn write_device(f: &mut Formatter<'_>, index: u32, device: &Device) -> fmt::Result {

@@ -34,4 +34,6 @@ pub struct DeviceFacts {
     pub snat4: Option<std::net::Ipv4Addr>,
     /// Source address for SNAT of IPv6 packets that leave by it.
     pub snat6: Option<std::net::Ipv6Addr>,
+    /// XDP programs of other devices may send packets out of it.
+    pub takes_xdp: bool,
 }

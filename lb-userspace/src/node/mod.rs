@@ -1,5 +1,6 @@
 //! What this node is, followed live, and the little that is set up on it.
 
+mod clock;
 pub mod facts;
 mod hints;
 pub mod host;
@@ -10,6 +11,7 @@ mod snapshot;
 mod sysctl;
 mod watch;
 
+pub use clock::hertz;
 pub use hints::{DeviceOverride, Hints, Pattern};
 pub use netlink::NetlinkError;
 pub use ports::PortSet;

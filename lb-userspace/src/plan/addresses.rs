@@ -45,7 +45,7 @@ struct Lingering {
 /// What is new about the nodes.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Moved<F: Family> {
-    /// Addresses of nodes that came or went: a backend with one of them is a host-network pod, or was.
+    /// Addresses of nodes that came, went or changed hands: a backend with one of them is a host-network pod, or was.
     pub(super) hosts: BTreeSet<F::Addr>,
     /// The node's main addresses have changed, which source ranges may or may not let in.
     pub(super) main: bool,
@@ -91,8 +91,11 @@ impl<F: Family> Addresses<F> {
         let addresses = &self.surroundings.addresses() | &surroundings.addresses();
         let before = std::mem::replace(&mut self.surroundings, surroundings);
         addresses.into_iter().for_each(|address| self.refresh(address));
+        let (old, new) = (&before.hosts, &self.surroundings.hosts);
+        let known = old.keys().chain(new.keys());
+        let changed = |address: &&F::Addr| old.get(*address) != new.get(*address);
         Moved {
-            hosts: &before.hosts ^ &self.surroundings.hosts,
+            hosts: known.filter(changed).copied().collect(),
             main: before.main != self.surroundings.main,
         }
     }

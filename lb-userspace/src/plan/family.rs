@@ -112,7 +112,7 @@ impl<F: Family> FamilyPlanner<F> {
         settings: &PlanSettings,
         now: Duration,
     ) -> Result<(), Unplaced> {
-        let arrangement = Arrangement::new(port, self.addresses.surroundings(), settings.tick)
+        let arrangement = Arrangement::new(port, self.addresses.surroundings(), settings.tick())
             .map_err(|TooManyBackends(n)| Unplaced::Backends(n))?;
         self.check_frontends(port)?;
         let known = self.ids.get(&port.id).copied();

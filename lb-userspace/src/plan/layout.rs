@@ -15,7 +15,7 @@ use std::{
 use lb_common::{
     abi::{
         Address, Backend, Device, DeviceKind, Family, Frontend, FrontendKey, Node, Set, Source, SourceClass,
-        V4, V6,
+        V4, V6, XDP_OUT,
     },
     maglev::{self, Preference},
 };
@@ -64,9 +64,7 @@ impl<A: Copy + Ord + AsRef<[u8]> + Into<IpAddr>> Arrangement<A> {
             if endpoint.on_this_node {
                 flags |= Backend::<A>::LOCAL;
             }
-            if hosts.contains(&address) {
-                flags |= Backend::<A>::HOST;
-            }
+            flags |= hosts.get(&address).copied().unwrap_or_default();
             parts[part].push(Backend {
                 address,
                 port: endpoint.port,
@@ -221,8 +219,8 @@ pub(super) struct Surroundings<F: Family> {
     pub(super) main: BTreeSet<F::Addr>,
     /// Loopback addresses that NodePorts are served on.
     pub(super) localhost: BTreeSet<F::Addr>,
-    /// The addresses of all nodes.
-    pub(super) hosts: BTreeSet<F::Addr>,
+    /// The addresses of all nodes, and what a backend with such an address is.
+    pub(super) hosts: BTreeMap<F::Addr, u16>,
 }
 
 impl<F: Family> Surroundings<F> {
@@ -251,8 +249,17 @@ impl<F: Family> Surroundings<F> {
                 .collect(),
             main: family(&main),
             localhost: family(localhost),
-            hosts: &family(&facts.own) | &family(other_nodes),
+            hosts: Self::hosts(&family(&facts.own), &family(other_nodes)),
         }
+    }
+
+    /// This node's own is here, whatever its slice says: the endpoints of `default/kubernetes` name no node.
+    fn hosts(own: &BTreeSet<F::Addr>, others: &BTreeSet<F::Addr>) -> BTreeMap<F::Addr, u16> {
+        let others = others.iter();
+        let others = others.map(|address| (*address, Backend::<F::Addr>::HOST));
+        let own = own.iter();
+        let own = own.map(|address| (*address, Backend::<F::Addr>::HOST | Backend::<F::Addr>::LOCAL));
+        others.chain(own).collect()
     }
 
     /// What an address is, apart from being a Service's.
@@ -320,7 +327,19 @@ pub(super) fn node(facts: &NodeFacts, settings: &PlanSettings) -> Node {
         } else {
             Node::PODS_UNKNOWN
         },
+        tick_shift: Node::tick_shift(settings.hertz),
+        xdp_out: xdp_out(facts),
     }
+}
+
+/// The devices that XDP may send packets out of. What is too many is left to TC.
+fn xdp_out(facts: &NodeFacts) -> [u32; XDP_OUT] {
+    let mut out = [0; XDP_OUT];
+    let able = facts.devices.iter().filter(|(_, device)| device.takes_xdp);
+    for (slot, (index, _)) in out.iter_mut().zip(able) {
+        *slot = *index;
+    }
+    out
 }
 
 /// A device.
@@ -381,11 +400,11 @@ mod tests {
     }
 
     fn arrange(backends: &[(u8, bool, bool, bool)]) -> Arrangement<Addr4> {
-        let surroundings = Surroundings::<V4>::new(
-            &NodeFacts::default(),
-            &[[10, 1, 0, 9].into()],
-            &PlanSettings::default(),
-        );
+        let own = NodeFacts {
+            own: vec![[10, 1, 0, 8].into()],
+            ..NodeFacts::default()
+        };
+        let surroundings = Surroundings::<V4>::new(&own, &[[10, 1, 0, 9].into()], &PlanSettings::default());
         Arrangement::new(&port(backends), &surroundings, Duration::from_secs(1)).unwrap()
     }
 
@@ -396,6 +415,7 @@ mod tests {
             (2, true, true, true),
             (3, true, true, false),
             (4, true, false, false),
+            (8, false, false, true),
             (9, false, false, true),
         ]);
         let octets: Vec<_> = set
@@ -403,7 +423,8 @@ mod tests {
             .iter()
             .map(|b| (b.address.bytes[3], b.flags))
             .collect();
-        assert_eq!(octets, [(3, 1), (2, 1), (1, 0), (9, 2)]);
+        // An own address is here, also if the slice does not say so.
+        assert_eq!(octets, [(3, 1), (2, 1), (1, 0), (8, 3), (9, 2)]);
         assert_eq!((set.local, set.cluster_from), (2, 1));
         assert_eq!(set.flags, Set::EXTERNAL_LOCAL | Set::ENDPOINTS_EXIST);
     }

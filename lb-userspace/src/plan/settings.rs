@@ -2,7 +2,7 @@
 
 use std::{net::IpAddr, ops::RangeInclusive, time::Duration};
 
-use lb_common::abi::capacity;
+use lb_common::abi::{Node, capacity};
 
 /// Settings of a plan.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -20,11 +20,11 @@ pub struct PlanSettings {
     pub localhost_nodeports: bool,
     /// Ranges that Services' ClusterIPs are from: address and length in bits.
     pub service_cidrs: Vec<(IpAddr, u8)>,
-    /// Length of a tick of the data path's clock.
-    pub tick: Duration,
     /// How long an address is still recognised after its last frontend has gone, for the sake of
     /// established flows.
     pub linger: Duration,
+    /// Timer interrupts of the kernel a second.
+    pub hertz: u32,
     /// How much the maps hold.
     pub capacities: Capacities,
 }
@@ -71,6 +71,15 @@ impl Default for Capacities {
     }
 }
 
+impl PlanSettings {
+    /// Length of a tick of the data path's clock.
+    #[must_use]
+    pub fn tick(&self) -> Duration {
+        let hertz = self.hertz.max(1);
+        Duration::from_secs(1 << Node::tick_shift(hertz)) / hertz
+    }
+}
+
 impl Default for PlanSettings {
     fn default() -> Self {
         Self {
@@ -80,9 +89,9 @@ impl Default for PlanSettings {
             pod_detection: true,
             localhost_nodeports: false,
             service_cidrs: Vec::new(),
-            tick: Duration::from_nanos(1 << 30),
             // As long as an idle TCP flow is remembered.
             linger: Duration::from_secs(2 * 3600),
+            hertz: 250,
             capacities: Capacities::default(),
         }
     }

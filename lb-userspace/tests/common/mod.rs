@@ -1,4 +1,3 @@
 //! What the tests of the sources share.
 
-pub(crate) mod apiserver;
 pub(crate) mod relay;

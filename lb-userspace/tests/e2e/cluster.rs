@@ -21,8 +21,9 @@ pub(crate) use agents::agent_path;
 
 /// Source ports between two changes.
 const PORTS: u16 = 2800;
-/// How long a change may take until all agents have it in their maps.
-const SETTLED: Duration = Duration::from_secs(15);
+/// How long a change may take until all agents have it in their maps. (To start, an agent has the kernel verify its
+/// programs: a second of work, on a machine that may be busy.)
+const SETTLED: Duration = Duration::from_secs(60);
 
 /// A running cluster. Dropping it ends agents, programs and namespaces.
 pub(crate) struct Cluster {
@@ -38,6 +39,14 @@ pub(crate) struct Cluster {
 struct Agent {
     node: String,
     child: Option<Arc<Child>>,
+}
+
+/// The hook of the uplinks in all tests that do not choose one: all of them can be run by XDP.
+const HOOK_VARIABLE: &str = "LB_E2E_HOOK";
+
+/// The hook that tests run by, unless they choose one themselves.
+pub(crate) fn hook() -> String {
+    std::env::var(HOOK_VARIABLE).unwrap_or_else(|_| "tc".into())
 }
 
 /// Whether a test can run here; says why not.
@@ -74,9 +83,16 @@ impl Cluster {
             tag: "lbe".into(),
             ..topology
         };
+        let topology = if hook() == "tc" { topology } else { topology.xdp() };
         let lab = Lab::build(&topology).expect("the lab can be built");
         lab.serve_in_pods(TARGET).expect("pods serve");
         lab
+    }
+
+    /// A lab of this topology, with agents that translate at this hook of the uplinks and get these arguments more.
+    pub(crate) fn by(hook: &str, topology: Topology, arguments: &[&str]) -> Self {
+        let topology = if hook == "tc" { topology } else { topology.xdp() };
+        Self::with(topology, &[&["--hook", hook], arguments].concat())
     }
 
     /// Starts agents in a lab that take their objects from `source`: what follows `--source`.
@@ -220,7 +236,7 @@ impl Cluster {
         n: u32,
         wanted: impl Fn(&Shares) -> bool,
     ) -> Shares {
-        self.eventually_within(Duration::from_secs(10), from, proto, to, n, wanted)
+        self.eventually_within(Duration::from_secs(30), from, proto, to, n, wanted)
     }
 
     /// The same, with another limit.

@@ -11,11 +11,11 @@ use kube::{
     api::{DeleteParams, Patch, PatchParams, PostParams},
     config::{KubeConfigOptions, Kubeconfig},
 };
+use lb_cases::apiserver::{ApiServer, NONE_FOUND};
 use lb_lab::{Proto, Topology};
 use serde_json::json;
 
 use crate::{
-    apiserver::{ApiServer, NONE_FOUND},
     cluster::{Cluster, possible},
     service::TARGET,
 };

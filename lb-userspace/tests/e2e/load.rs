@@ -16,7 +16,7 @@ use lb_lab::{Held, Options, Place, Proto, Shares, Stream};
 use crate::cluster::Cluster;
 
 /// How long a connection's echo may take.
-const ECHO: Duration = Duration::from_secs(3);
+const ECHO: Duration = Duration::from_secs(10);
 /// Pause between two attempts of a loop: a few hundred a second are load enough for two cores.
 const PAUSE: Duration = Duration::from_millis(3);
 
@@ -121,7 +121,7 @@ impl Hammer {
     /// Waits until so many more have been tried.
     pub(crate) fn wait_for(&self, more: u32) {
         let wanted = self.attempts() + more;
-        let deadline = Instant::now() + Duration::from_secs(30);
+        let deadline = Instant::now() + Duration::from_secs(60);
         while self.attempts() < wanted {
             assert!(
                 Instant::now() < deadline,

@@ -1,9 +1,6 @@
 //! Real agents, real programs, real packets: clusters of network namespaces with the netfilter rules that
 //! clusters have. Every test needs root and the embedded eBPF object, and says so where they are missing.
 
-#[allow(dead_code)] // what only other test programs use
-#[path = "../common/apiserver.rs"]
-mod apiserver;
 mod change;
 mod cluster;
 mod detach;
@@ -12,6 +9,7 @@ mod flood;
 mod kubernetes;
 mod load;
 mod lost;
+mod north_south;
 mod reach;
 mod refuse;
 mod restart;

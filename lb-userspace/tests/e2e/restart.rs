@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use lb_lab::{Family, Netfilter, PodNetwork, Signal, Topology};
 
 use crate::{
-    cluster::{Cluster, possible},
+    cluster::{Cluster, hook, possible},
     load::{Connections, Hammers, assert_stayed},
     reach::Address,
     rows::{Expect, Rows},
@@ -29,9 +29,9 @@ fn ways(cluster: &Cluster) -> Vec<(&'static str, SocketAddr)> {
     ways
 }
 
-/// Ends and starts the agent of node1 under load, and changes a Service while it is away.
-fn restarts(topology: Topology, arguments: &[&str], signals: &[Signal]) {
-    let mut cluster = Cluster::with(topology, arguments);
+/// Ends and starts the agent of node1 under load, each time by this signal and with this hook, and changes a Service
+/// while it is away.
+fn restarts(mut cluster: Cluster, rounds: &[(Signal, &str)]) {
     let service = Service::new(&cluster.lab, "shop", 10).load_balancer(&cluster.lab, 10, NODE_PORT);
     cluster.apply(&service.clone().with(&cluster.lab, &BOTH));
     let ways = ways(&cluster);
@@ -42,7 +42,7 @@ fn restarts(topology: Topology, arguments: &[&str], signals: &[Signal]) {
         .stream_datagrams(ways[0].1, 100)
         .expect("datagrams can be sent");
     let hammers = Hammers::start(&cluster, &ways);
-    for (number, signal) in signals.iter().enumerate() {
+    for (number, (signal, hook)) in rounds.iter().enumerate() {
         hammers.wait_for(5);
         cluster.end_agent(0, *signal);
         held.assert_alive(&cluster, "while the agent is away");
@@ -54,6 +54,7 @@ fn restarts(topology: Topology, arguments: &[&str], signals: &[Signal]) {
         };
         // The agents that run take it in at once.
         cluster.apply(&service.clone().with(&cluster.lab, what_is_new));
+        cluster.set_hook(hook);
         cluster.start_agent(0);
         cluster.wait_for_agent(0);
         let mut rows = Rows::new(&cluster);
@@ -74,7 +75,23 @@ fn restarts(topology: Topology, arguments: &[&str], signals: &[Signal]) {
 fn traffic_goes_on_while_the_agent_is_killed_and_restarted_as_root() {
     if possible("traffic_goes_on_while_the_agent_is_killed_and_restarted_as_root") {
         let topology = Topology::cluster(2, 2).netfilter(Netfilter::Iptables);
-        restarts(topology, &[], &[Signal::SIGKILL, Signal::SIGTERM]);
+        let hook = &*hook();
+        restarts(
+            Cluster::by(hook, topology, &[]),
+            &[(Signal::SIGKILL, hook), (Signal::SIGTERM, hook)],
+        );
+    }
+}
+
+#[test]
+fn traffic_goes_on_while_the_hook_of_the_uplinks_changes_as_root() {
+    if possible("traffic_goes_on_while_the_hook_of_the_uplinks_changes_as_root") {
+        let topology = Topology::cluster(2, 2).netfilter(Netfilter::Nftables).xdp();
+        let hooks = ["xdp-native", "xdp-generic", "xdp", "tc"];
+        restarts(
+            Cluster::by("tc", topology, &[]),
+            &hooks.map(|hook| (Signal::SIGKILL, hook)),
+        );
     }
 }
 
@@ -84,10 +101,10 @@ fn clsact_serves_as_well_and_survives_a_restart_as_root() {
         let topology = Topology::cluster(2, 2)
             .network(PodNetwork::Bridge)
             .netfilter(Netfilter::Nftables);
+        let hook = &*hook();
         restarts(
-            topology,
-            &["--tc-attach", "clsact"],
-            &[Signal::SIGKILL, Signal::SIGTERM],
+            Cluster::by(hook, topology, &["--tc-attach", "clsact"]),
+            &[(Signal::SIGKILL, hook), (Signal::SIGTERM, hook)],
         );
     }
 }

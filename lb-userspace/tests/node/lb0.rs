@@ -28,6 +28,7 @@ fn facts(bridges: &[&str]) -> NodeFacts {
         mtu: 1450,
         snat4: "192.168.0.5".parse().ok(),
         snat6: "2001:db8::5".parse().ok(),
+        takes_xdp: false,
     };
     let mut devices = BTreeMap::from([(1000, device("up0", DeviceKind::Uplink))]);
     devices.extend((2000..).zip(bridges.iter().map(|name| device(name, DeviceKind::Bridge))));

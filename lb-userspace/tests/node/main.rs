@@ -5,3 +5,4 @@ mod attaching;
 mod following;
 mod lb0;
 mod scratch;
+mod xdp;

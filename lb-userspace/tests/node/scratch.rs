@@ -8,7 +8,7 @@ use std::{
     thread,
 };
 
-use lb_userspace::load::{self, Capacities, Options, PinDirectory, TcAttach};
+use lb_userspace::load::{self, Capacities, Options, PinDirectory, TcAttach, UplinkHook};
 use nix::sched::{CloneFlags, setns};
 
 pub(crate) const BPFFS: &str = "/sys/fs/bpf";
@@ -105,6 +105,7 @@ impl Scratch {
             pins,
             capacities: Capacities::default().with_flows(2048),
             tc_attach,
+            hook: UplinkHook::Tc,
         }
     }
 }

@@ -61,7 +61,7 @@ fn agree(world: &mut World, family: Family, program: Program, way: Way) {
     let mut random = Random(SEED);
     for number in 0..PACKETS {
         let frame = frame(&mut random, &site, &simulation.flows());
-        let expected = simulation.arrive(device, &frame, way);
+        let expected = simulation.arrive(&site, device, &frame, way);
         let got = world.run(program, device, 0, &frame);
         let outcome = got.counted.first().map(|(_, outcome, _)| *outcome);
         let same_frame = expected.frame.as_ref().is_none_or(|frame| *frame == got.frame);

@@ -183,7 +183,7 @@ fn expired_port_is_free(site: &Site) -> Row {
     };
     Row::new("the port of an expired flow is free")
         .then(send(UplinkIn, &one).goes_out_as(ForwardedNew, &there))
-        .doing(age(site, taken, 40))
+        .doing(age(site, taken, 48))
         .then(send(UplinkIn, &other).goes_out_as(ForwardedNew, &other_there))
         .leaves(vec![relayed_flow(site, &other, &other_there, State::New)])
 }
@@ -234,8 +234,8 @@ fn lost_half(site: &Site, forward_is_lost: bool) -> Row {
     })
     .then(send(UplinkIn, &sent).goes_out_as(ForwardedNew, &there))
     .doing(move |world| world.maps(family).remove_flow(&lost))
-    // Both halves are written once a tick.
-    .doing(age(site, kept, 2));
+    // The other half is looked at every 16 ticks.
+    .doing(age(site, kept, 16));
     if forward_is_lost {
         row.then(
             send(UplinkIn, &back)

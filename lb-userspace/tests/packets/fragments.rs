@@ -15,7 +15,6 @@ use crate::{
 
 use Outcome::{
     ForwardedFlow, ForwardedFragment, ForwardedNew, PassedExtension, PassedFragment, PassedNotOurs,
-    PassedToTc,
 };
 
 const PORT: u16 = 44_000;
@@ -99,7 +98,7 @@ fn to_another_node(site: &Site, protocol: Protocol) -> Row {
             };
             row = row.then(send(UplinkIn, &piece).goes_out_as(outcome, &expected));
             if number > 0 {
-                row = row.then(send(UplinkXdp, &piece).passes(PassedToTc));
+                row = row.then(send(UplinkXdp, &piece).passes(Outcome::PassedToTcFragment));
             }
         }
     }

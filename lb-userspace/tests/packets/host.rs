@@ -12,9 +12,7 @@ use crate::{
     world::Program::{self, HostOut, LoopbackOut, PodIn, PodOut, UplinkIn, UplinkOut, UplinkXdp},
 };
 
-use Outcome::{
-    DroppedNoRoute, DroppedOther, ForwardedFlow, ForwardedNew, PassedNoFrontend, PassedNotOurs, PassedToTc,
-};
+use Outcome::{DroppedNoRoute, DroppedOther, ForwardedFlow, ForwardedNew, PassedNoFrontend, PassedNotOurs};
 
 const PORT: u16 = 42_000;
 
@@ -141,13 +139,15 @@ fn around(site: &Site, program: Program, client: Dev, sent: &Packet, svc: Svc, o
             .then(send(PodIn, &back).on(out).goes_out_as(ForwardedFlow, &to_client)),
         // Up the stack of the device it is on anyway.
         Dev::Up0 if client == Dev::Up0 => row
-            .then(send(UplinkXdp, &back).passes(PassedToTc))
+            .then(send(UplinkXdp, &back).becomes(ForwardedFlow, &received))
             .then(send(UplinkIn, &back).becomes(ForwardedFlow, &received)),
-        _ => row.then(
-            send(UplinkIn, &back)
-                .on(out)
-                .goes_out_as(ForwardedFlow, &to_client),
-        ),
+        _ => row
+            .then(send(UplinkXdp, &back).on(out).passes(Outcome::PassedToTcHost))
+            .then(
+                send(UplinkIn, &back)
+                    .on(out)
+                    .goes_out_as(ForwardedFlow, &to_client),
+            ),
     };
     row.leaves(vec![translation(sent, &there, answered(protocol)).sent(
         (Action::Neighbour, site.dev(out)),

@@ -17,7 +17,7 @@ use crate::{
     },
 };
 
-use Outcome::{ForwardedError, ForwardedFlow, ForwardedNew, PassedNotOurs, PassedOther, PassedToTc};
+use Outcome::{ForwardedError, ForwardedFlow, ForwardedNew, PassedNotOurs, PassedOther};
 
 const PORT: u16 = 43_000;
 
@@ -486,7 +486,7 @@ fn left_alone(site: &Site) -> Vec<Row> {
     rows.push(
         Row::new("ICMP error around the stack, at XDP and at its last hop")
             .then(send(UplinkIn, &sent).goes_out_as(ForwardedNew, &there))
-            .then(send(UplinkXdp, &error).passes(PassedToTc))
+            .then(send(UplinkXdp, &error).passes(Outcome::PassedToTcError))
             .then(
                 send(UplinkIn, &error.clone().ttl(1))
                     .ends_as(Outcome::DroppedExpired, &undone.clone().ttl(1)),

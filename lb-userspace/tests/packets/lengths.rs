@@ -132,10 +132,17 @@ fn contradict(world: &mut World, site: &Site) {
         };
         bad.push((frame.payload(&[0; 40]).build(), outcome));
     }
-    for kind in [0x0806u16, 0x8100, 0x88a8, 0x88cc, 0, 0xffff] {
+    for (kind, outcome) in [
+        (0x0806u16, Outcome::PassedOther),
+        (0x8100, Outcome::PassedVlan),
+        (0x88a8, Outcome::PassedVlan),
+        (0x88cc, Outcome::PassedOther),
+        (0, Outcome::PassedOther),
+        (0xffff, Outcome::PassedOther),
+    ] {
         let mut frame = good.clone();
         frame[12..14].copy_from_slice(&kind.to_be_bytes());
-        bad.push((frame, Outcome::PassedOther));
+        bad.push((frame, outcome));
     }
     for (frame, outcome) in bad {
         for program in PROGRAMS {

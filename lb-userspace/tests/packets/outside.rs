@@ -12,9 +12,7 @@ use crate::{
     world::Program::{self, LoopbackOut, PodOut, UplinkIn, UplinkOut, UplinkXdp},
 };
 
-use Outcome::{
-    DroppedExpired, DroppedNoRoute, DroppedSpoofed, ForwardedFlow, ForwardedNew, PassedNotOurs, PassedToTc,
-};
+use Outcome::{DroppedExpired, DroppedNoRoute, DroppedSpoofed, ForwardedFlow, ForwardedNew, PassedNotOurs};
 
 /// A port that is not one of those for SNAT.
 const PORT: u16 = 40_000;
@@ -30,14 +28,15 @@ pub(crate) fn rows(site: &Site) -> Vec<Row> {
             rows.push(to_this_node(site, &format!("{name}, at XDP"), UplinkXdp, &sent));
             let to = site.frontend(Svc::Remote, kind);
             let sent = first(protocol, site.at(Host::Client, PORT), to);
-            rows.push(to_another_node(
-                site,
-                &format!("{name}, backend elsewhere"),
-                &sent,
-            ));
+            for program in [UplinkIn, UplinkXdp] {
+                let name = format!("{name}, backend elsewhere, {}", program.name());
+                rows.push(to_another_node(site, &name, program, &sent));
+            }
         }
     }
     rows.push(whole_connection(site));
+    rows.extend(left_to_tc(site));
+    rows.extend(several_uplinks(site));
     rows.extend(checksums(site));
     rows.extend(ways_that_do_not_exist(site));
     rows.extend(times_to_live(site));
@@ -86,8 +85,8 @@ fn relayed_flow(site: &Site, sent: &Packet, there: &Packet, state: State) -> Tra
     translation(sent, there, state).sent(up0, up0)
 }
 
-/// Through this node, with its address; the reply goes the same way back. XDP leaves the sending to TC.
-fn to_another_node(site: &Site, name: &str, sent: &Packet) -> Row {
+/// Through this node, with its address; the reply goes the same way back.
+fn to_another_node(site: &Site, name: &str, program: Program, sent: &Packet) -> Row {
     let protocol = Protocol::from_number(sent.protocol()).expect("a Service's protocol");
     let there = relayed(site, sent, Svc::Remote);
     let (back, more) = (answer(&there).ttl(64), data(sent));
@@ -98,17 +97,106 @@ fn to_another_node(site: &Site, name: &str, sent: &Packet) -> Row {
         _ => answered(protocol),
     };
     Row::new(name)
-        .then(send(UplinkXdp, sent).passes(PassedToTc))
-        .then(send(UplinkIn, sent).goes_out_as(ForwardedFlow, &there))
+        .then(send(program, sent).hops_to(ForwardedNew, &there, site))
         .then(
             send(UplinkOut, &there)
                 .forwarded_from(Dev::Up0)
                 .passes(PassedNotOurs),
         )
-        .then(send(UplinkXdp, &back).passes(PassedToTc))
-        .then(send(UplinkIn, &back).goes_out_as(ForwardedFlow, &undone))
-        .then(send(UplinkIn, &more).goes_out_as(ForwardedFlow, &more_there))
+        .then(send(program, &back).hops_to(ForwardedFlow, &undone, site))
+        .then(send(program, &more).hops_to(ForwardedFlow, &more_there, site))
         .leaves(vec![relayed_flow(site, sent, &there, state)])
+}
+
+/// What XDP cannot send goes through TC, which finds the flow that XDP has opened; and the other way round.
+fn left_to_tc(site: &Site) -> Vec<Row> {
+    let mut rows = Vec::new();
+    for protocol in PROTOCOLS {
+        for (svc, reason) in [
+            (Svc::Tunnelled, Outcome::PassedToTcTunnel),
+            (Svc::ByUp2, Outcome::PassedToTcDevice),
+            (Svc::Quiet, Outcome::PassedToTcNeighbour),
+        ] {
+            let sent = client(site, protocol, svc);
+            let (from, dev) = match svc {
+                Svc::Tunnelled => (Host::TunnelEnd, Dev::Tun0),
+                Svc::ByUp2 => (Host::NodeAtUp2, Dev::Up2),
+                _ => (Host::Node, Dev::Up0),
+            };
+            let there = hop(&sent).from(site.at(from, snat(&sent))).to(site.backend(svc));
+            let back = answer(&there).ttl(64);
+            let undone = hop(&back).from(sent.destination).to(sent.source);
+            let up0 = (Action::Neighbour, site.dev(Dev::Up0));
+            rows.push(
+                Row::new(format!("{protocol}, {svc:?}: XDP leaves it to TC"))
+                    .then(send(UplinkXdp, &sent).passes(reason))
+                    .then(send(UplinkIn, &sent).goes_out_as(ForwardedFlow, &there))
+                    .then(send(UplinkIn, &back).on(dev).goes_out_as(ForwardedFlow, &undone))
+                    .leaves(vec![
+                        translation(&sent, &there, answered(protocol))
+                            .sent((Action::Neighbour, site.dev(dev)), up0),
+                    ]),
+            );
+        }
+    }
+    rows.push(too_large(site));
+    rows.push(no_way_any_more(site));
+    rows
+}
+
+/// What fits the route is sent, what does not is for TC to answer or to cut.
+fn too_large(site: &Site) -> Row {
+    let sent = client(site, Protocol::Udp, Svc::Narrow);
+    let there = relayed(site, &sent, Svc::Narrow);
+    let headers = if site.is_v4() { 28 } else { 48 };
+    let of = |packet: &Packet, length: usize| packet.clone().payload(&vec![7; length - headers]);
+    Row::new("XDP sends what fits the route")
+        .then(send(UplinkXdp, &of(&sent, 1280)).hops_to(ForwardedNew, &of(&there, 1280), site))
+        .then(send(UplinkXdp, &of(&sent, 1281)).passes(Outcome::PassedToTcMtu))
+        .then(send(UplinkXdp, &of(&sent, 1280)).hops_to(ForwardedFlow, &of(&there, 1280), site))
+}
+
+/// The route of a flow is gone.
+fn no_way_any_more(site: &Site) -> Row {
+    let sent = client(site, Protocol::Tcp, Svc::Lost);
+    let there = relayed(site, &sent, Svc::Lost);
+    let entries = relayed_flow(site, &sent, &there, State::Established).entries();
+    let family = site.family;
+    Row::new("the route of a flow is gone")
+        .doing(move |world| {
+            for (key, flow) in &entries {
+                world.maps(family).put_flow(key, flow);
+            }
+        })
+        .then(send(UplinkXdp, &data(&sent)).passes(Outcome::PassedToTcRoute))
+}
+
+/// By another uplink than the client's: with that one's address, and the answer may come in on either.
+fn several_uplinks(site: &Site) -> Vec<Row> {
+    let mut rows = Vec::new();
+    for program in [UplinkIn, UplinkXdp] {
+        for protocol in PROTOCOLS {
+            let sent = client(site, protocol, Svc::ByUp1);
+            let there = hop(&sent)
+                .from(site.at(Host::NodeAtUp1, snat(&sent)))
+                .to(site.backend(Svc::ByUp1));
+            let back = answer(&there).ttl(64);
+            let undone = hop(&back).from(sent.destination).to(sent.source);
+            let mut row = Row::new(format!("{protocol} by another uplink, {}", program.name()))
+                .then(send(program, &sent).hops_to(ForwardedNew, &there, site));
+            for dev in [Dev::Up1, Dev::Up0, Dev::Up2] {
+                row = row.then(send(program, &back).on(dev).hops_to(ForwardedFlow, &undone, site));
+            }
+            let (way, way_back) = (
+                (Action::Neighbour, site.dev(Dev::Up1)),
+                (Action::Neighbour, site.dev(Dev::Up0)),
+            );
+            rows.push(row.leaves(vec![
+                translation(&sent, &there, answered(protocol)).sent(way, way_back),
+            ]));
+        }
+    }
+    rows
 }
 
 /// From the handshake to the last FIN.
@@ -151,7 +239,8 @@ fn checksums(site: &Site) -> Vec<Row> {
             .then(send(UplinkXdp, &none).becomes(ForwardedFlow, &none_there))
             .then(send(UplinkOut, &none_there.reply()).becomes(ForwardedFlow, &none.reply())),
         Row::new("UDP without a checksum, backend elsewhere")
-            .then(send(UplinkIn, &away).goes_out_as(ForwardedNew, &relayed(site, &away, Svc::Remote))),
+            .then(send(UplinkIn, &away).goes_out_as(ForwardedNew, &relayed(site, &away, Svc::Remote)))
+            .then(send(UplinkXdp, &away).hops_to(ForwardedFlow, &relayed(site, &away, Svc::Remote), site)),
     ];
     for protocol in [Protocol::Tcp, Protocol::Udp] {
         let field = 14 + if site.is_v4() { 20 } else { 40 } + if protocol == Protocol::Udp { 6 } else { 16 };
@@ -222,7 +311,8 @@ fn times_to_live(site: &Site) -> Vec<Row> {
         );
         rows.push(
             Row::new(format!("TTL {ttl}: ends on the way to another node"))
-                .then(send(UplinkIn, &away).ends(DroppedExpired)),
+                .then(send(UplinkIn, &away).ends(DroppedExpired))
+                .then(send(UplinkXdp, &away).ends(DroppedExpired)),
         );
     }
     // The sum of the IPv4 header must not be wrong for any of them.
@@ -230,7 +320,12 @@ fn times_to_live(site: &Site) -> Vec<Row> {
         let away = client(site, Protocol::Udp, Svc::Remote).ttl(ttl);
         rows.push(
             Row::new(format!("TTL {ttl}"))
-                .then(send(UplinkIn, &away).goes_out_as(ForwardedNew, &relayed(site, &away, Svc::Remote))),
+                .then(send(UplinkIn, &away).goes_out_as(ForwardedNew, &relayed(site, &away, Svc::Remote)))
+                .then(send(UplinkXdp, &away).hops_to(
+                    ForwardedFlow,
+                    &relayed(site, &away, Svc::Remote),
+                    site,
+                )),
         );
     }
     rows
@@ -275,7 +370,7 @@ fn local_policy(site: &Site) -> Vec<Row> {
             let there = |sent: &Packet, svc| relayed(site, sent, svc).to(to(svc));
             let second = there(&here, Svc::ExternalLocalHere);
             let only = there(&elsewhere, Svc::ExternalLocalElsewhere);
-            rows.push(row.then(send(UplinkIn, &here).goes_out_as(ForwardedNew, &second)));
+            rows.push(row.then(send(UplinkXdp, &here).hops_to(ForwardedNew, &second, site)));
             rows.push(silent.then(send(UplinkIn, &elsewhere).goes_out_as(ForwardedNew, &only)));
         } else {
             let there = here.clone().to(site.backend(Svc::ExternalLocalHere));
@@ -378,7 +473,7 @@ fn headers(site: &Site) -> Vec<Row> {
         );
         let tagged = sent.clone().vlan(7);
         rows.push(
-            Row::new(format!("in a VLAN, {at}")).then(send(program, &tagged).passes(Outcome::PassedOther)),
+            Row::new(format!("in a VLAN, {at}")).then(send(program, &tagged).passes(Outcome::PassedVlan)),
         );
         let ping = packet::icmp(site.ip(Host::Client), site.ip(Host::Vip), 8, 0);
         rows.push(
@@ -389,9 +484,15 @@ fn headers(site: &Site) -> Vec<Row> {
     if site.is_v4() {
         let options = client(site, Protocol::Udp, Svc::Remote).ip_options(&[1; 12]);
         rows.push(
-            Row::new("options on the way to another node").then(
-                send(UplinkIn, &options).goes_out_as(ForwardedNew, &relayed(site, &options, Svc::Remote)),
-            ),
+            Row::new("options on the way to another node")
+                .then(
+                    send(UplinkIn, &options).goes_out_as(ForwardedNew, &relayed(site, &options, Svc::Remote)),
+                )
+                .then(send(UplinkXdp, &options).hops_to(
+                    ForwardedFlow,
+                    &relayed(site, &options, Svc::Remote),
+                    site,
+                )),
         );
     }
     rows

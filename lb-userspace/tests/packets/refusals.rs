@@ -13,8 +13,8 @@ use crate::{
 };
 
 use Outcome::{
-    DroppedInconsistent, DroppedUnknownFlow, ForwardedMidstream, PassedToTc, RejectedNoEndpoints,
-    RejectedNoFrontend, RejectedUnknownFlow,
+    DroppedInconsistent, DroppedUnknownFlow, ForwardedMidstream, RejectedNoEndpoints, RejectedNoFrontend,
+    RejectedUnknownFlow,
 };
 
 const PORT: u16 = 43_000;
@@ -25,6 +25,8 @@ pub(crate) fn rows(site: &Site) -> Vec<Row> {
         (UplinkIn, site.cluster_ip(Svc::Empty)),
         (UplinkIn, site.node_port(Svc::Empty)),
         (UplinkIn, site.node_port(Svc::ExternalLocalEmpty)),
+        (UplinkXdp, site.cluster_ip(Svc::Empty)),
+        (UplinkXdp, site.node_port(Svc::Empty)),
         (PodIn, site.cluster_ip(Svc::Empty)),
         (BridgePortIn, site.cluster_ip(Svc::Empty)),
         (HostOut, site.cluster_ip(Svc::Empty)),
@@ -56,7 +58,6 @@ pub(crate) fn rows(site: &Site) -> Vec<Row> {
     }
     rows.extend(no_frontend(site));
     rows.extend(unknown_flow(site));
-    rows.extend(at_xdp(site));
     rows.extend(contradictions(site));
     rows
 }
@@ -70,7 +71,7 @@ const fn client(program: Program) -> Host {
 }
 
 fn refuse(sent: Sent, outcome: Outcome, answer: &Packet) -> Sent {
-    sent.goes_out_as(outcome, &answer.clone().window(0))
+    sent.answered_by(outcome, &answer.clone().window(0))
 }
 
 /// Segments of a connection, and the RST that answers each (RFC 9293, section 3.10.7.1).
@@ -166,10 +167,17 @@ fn unknown_flow(site: &Site) -> Vec<Row> {
         ("FIN", fin(&remote)),
         ("SYN and ACK", remote.clone().syn_ack()),
     ] {
-        rows.push(
-            Row::new(format!("midstream, {what} from outside under policy Cluster"))
-                .then(send(UplinkIn, &segment).goes_out_as(ForwardedMidstream, &there(&segment))),
-        );
+        for program in [UplinkIn, UplinkXdp] {
+            let name = format!(
+                "midstream, {what} from outside under policy Cluster, {}",
+                program.name()
+            );
+            rows.push(Row::new(name).then(send(program, &segment).hops_to(
+                ForwardedMidstream,
+                &there(&segment),
+                site,
+            )));
+        }
     }
     let local = data(&syn(out, site.cluster_ip(Svc::Local)));
     let local_there = local.clone().to(site.backend(Svc::Local));
@@ -188,6 +196,11 @@ fn unknown_flow(site: &Site) -> Vec<Row> {
         (
             "affinity has chosen",
             UplinkIn,
+            syn(out, site.cluster_ip(Svc::Affine)),
+        ),
+        (
+            "affinity has chosen, XDP",
+            UplinkXdp,
             syn(out, site.cluster_ip(Svc::Affine)),
         ),
         (
@@ -213,20 +226,6 @@ fn unknown_flow(site: &Site) -> Vec<Row> {
         );
     }
     rows
-}
-
-/// XDP leaves refusals to TC.
-fn at_xdp(site: &Site) -> Vec<Row> {
-    let sent = syn(site.at(Host::Client, PORT), site.cluster_ip(Svc::Empty));
-    let middle = data(&syn(site.at(Host::Client, PORT), site.cluster_ip(Svc::Affine)));
-    let end = rst(&syn(site.at(Host::Client, PORT), site.cluster_ip(Svc::Affine)));
-    vec![
-        Row::new("XDP leaves refusals to TC")
-            .then(send(UplinkXdp, &sent).passes(PassedToTc))
-            .then(send(UplinkXdp, &middle).passes(PassedToTc))
-            .then(send(UplinkXdp, &end).ends(DroppedUnknownFlow))
-            .leaves_nothing(),
-    ]
 }
 
 /// Maps that contradict each other: a set whose table or whose backends are not there.

@@ -12,7 +12,9 @@ use lb_common::{
 use crate::{
     maps::Flows,
     site::{Dev, Family, Site},
-    world::{NEXT, Program, REDIRECT, Run, SHOT, SNAT_PORTS, World, XDP_DROP, XDP_PASS},
+    world::{
+        NEXT, Program, REDIRECT, Run, SHOT, SNAT_PORTS, World, XDP_DROP, XDP_PASS, XDP_REDIRECT, XDP_TX,
+    },
 };
 
 /// A row.
@@ -96,9 +98,31 @@ impl Sent {
         self.expect(outcome, verdict, frame)
     }
 
-    /// It is redirected, as `packet`.
+    /// It is redirected, as `packet`. XDP has to find the next hop itself, see [`Sent::hops_to`].
     pub(crate) fn goes_out_as(self, outcome: Outcome, packet: &Packet) -> Self {
         self.expect(outcome, REDIRECT, packet.build())
+    }
+
+    /// It is sent to the next hop on its way, as `packet`: TC leaves the link header to the kernel, XDP writes it.
+    pub(crate) fn hops_to(self, outcome: Outcome, packet: &Packet, site: &Site) -> Self {
+        if self.program != Program::UplinkXdp {
+            return self.goes_out_as(outcome, packet);
+        }
+        let (dev, mac) = site.hop(packet.destination.ip());
+        let (dev, mac) = dev.zip(mac).expect("XDP sends to known neighbours only");
+        let verdict = if dev == self.dev { XDP_TX } else { XDP_REDIRECT };
+        let frame = packet.clone().macs(dev.mac(), mac).build();
+        self.expect(outcome, verdict, frame)
+    }
+
+    /// It is turned into `answer` and sent back.
+    pub(crate) fn answered_by(self, outcome: Outcome, answer: &Packet) -> Self {
+        let verdict = if self.program == Program::UplinkXdp {
+            XDP_TX
+        } else {
+            REDIRECT
+        };
+        self.expect(outcome, verdict, answer.build())
     }
 
     /// It ends here, and was not changed.

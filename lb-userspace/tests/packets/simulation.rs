@@ -12,7 +12,10 @@ use lb_common::{
     },
 };
 
-use crate::maps::{Flows, with_addresses, with_target};
+use crate::{
+    maps::{Flows, with_addresses, with_target},
+    site::{Dev, Host, Site},
+};
 
 /// What the maps of both families have in common.
 #[derive(Debug)]
@@ -33,7 +36,7 @@ pub(crate) struct Verdict {
 /// One family's maps without a kernel.
 pub(crate) trait Simulation {
     /// A packet that arrives on an uplink, at TC or at XDP.
-    fn arrive(&self, device: u32, frame: &[u8], way: Way) -> Verdict;
+    fn arrive(&self, site: &Site, device: u32, frame: &[u8], way: Way) -> Verdict;
     /// The flow table.
     fn flows(&self) -> Flows;
 }
@@ -66,18 +69,11 @@ impl<F: Net> Note<F::Addr> for SimTables<F> {
 }
 
 impl<F: Net> Simulation for SimTables<F> {
-    fn arrive(&self, device: u32, frame: &[u8], way: Way) -> Verdict {
+    fn arrive(&self, site: &Site, device: u32, frame: &[u8], way: Way) -> Verdict {
         let at_xdp = way == Way::Xdp;
-        let leave = |outcome: Outcome| {
-            let rejected = outcome.kind() == Kind::Rejected;
-            Verdict {
-                outcome: if rejected && at_xdp {
-                    Outcome::PassedToTc
-                } else {
-                    outcome
-                },
-                frame: (!rejected || at_xdp).then(|| frame.to_vec()),
-            }
+        let leave = |outcome: Outcome| Verdict {
+            outcome,
+            frame: (outcome.kind() != Kind::Rejected).then(|| frame.to_vec()),
         };
         let ethertype = if F::ADDR_LEN == 4 {
             ETHERTYPE_IPV4
@@ -96,8 +92,13 @@ impl<F: Net> Simulation for SimTables<F> {
         let (parsed, datagram) = match odds {
             Odds::Ports(parsed, datagram) => (parsed, datagram),
             Odds::Pass(outcome) => return leave(outcome),
-            Odds::Translated(flow, ..) if at_xdp && flow.action() != Action::Stack => {
-                return leave(Outcome::PassedToTc);
+            Odds::Translated(flow, outcome, _) if at_xdp && flow.action() != Action::Stack => {
+                let fragment = outcome == Outcome::ForwardedFragment;
+                return leave(if fragment {
+                    Outcome::PassedToTcFragment
+                } else {
+                    Outcome::PassedToTcError
+                });
             }
             Odds::Translated(flow, outcome, mut translated) => {
                 if flow.action() == Action::Neighbour && !age::<F>(&mut translated) {
@@ -112,25 +113,39 @@ impl<F: Net> Simulation for SimTables<F> {
                 };
             }
         };
-        scratch.parsed = parsed;
         let kind = DeviceKind::Uplink;
-        let (flow, outcome) = match before::<F, _>(self, &Arrival { device, kind }, &mut scratch) {
+        let arrival = Arrival { device, kind };
+        let (flow, outcome) = match before::<F, _>(self, &arrival, &parsed, || Some(&mut scratch)) {
             Before::Leave(outcome) => {
                 self.note(datagram, &parsed, at_xdp, frame);
                 return leave(outcome);
             }
             Before::Translate(flow, outcome) => (*flow, outcome),
         };
-        if at_xdp && flow.action() != Action::Stack {
-            return leave(Outcome::PassedToTc);
-        }
         let mut aged = frame.to_vec();
-        if flow.action() == Action::Neighbour && !age::<F>(&mut aged) {
-            let frame = self.note(datagram, &parsed, at_xdp, frame);
-            return Verdict {
-                outcome: Outcome::DroppedExpired,
-                frame: Some(frame),
-            };
+        if flow.action() == Action::Neighbour {
+            if !age::<F>(&mut aged) {
+                return Verdict {
+                    outcome: Outcome::DroppedExpired,
+                    frame: Some(self.note(datagram, &parsed, at_xdp, frame)),
+                };
+            }
+            if at_xdp {
+                let (out, mac) = site.hop(flow.to.destination.into());
+                let length = F::length(&frame).unwrap_or_default();
+                let narrow = site.ip(Host::NarrowPod) == flow.to.destination.into();
+                let mtu = if narrow { 1280 } else { 1500 };
+                let able = |out: Dev| site.dev(out) == device || Dev::OUT_OF_XDP.contains(&out);
+                let (out, mac) = match (out, mac) {
+                    (None, _) => return leave(Outcome::PassedToTcRoute),
+                    _ if length > mtu => return leave(Outcome::PassedToTcMtu),
+                    (Some(Dev::Tun0), _) => return leave(Outcome::PassedToTcTunnel),
+                    (Some(out), _) if !able(out) => return leave(Outcome::PassedToTcDevice),
+                    (Some(_), None) => return leave(Outcome::PassedToTcNeighbour),
+                    (Some(out), Some(mac)) => (out, mac),
+                };
+                aged[..12].copy_from_slice(&[mac, out.mac()].concat());
+            }
         }
         match translate::<F>(&aged, &parsed, &flow.to, way) {
             Some(translated) => Verdict {

@@ -52,6 +52,9 @@ devices! {
     // Plays a port of a bridge (nothing is routed to it).
     Port0 = "port0": BridgePort;
     Lb0 = "lb0": Host;
+    // More uplinks, each with an address of its own; XDP cannot send by the second.
+    Up1 = "up1": Uplink;
+    Up2 = "up2": Uplink;
     // An uplink for which there is no address for SNAT.
     Bare0 = "bare0": Uplink;
     // Routes lead to it, but the map `devices` does not have it.
@@ -59,6 +62,9 @@ devices! {
 }
 
 impl Dev {
+    /// XDP programs of other devices may send by these.
+    pub(crate) const OUT_OF_XDP: [Self; 2] = [Self::Up0, Self::Up1];
+
     /// Its MAC address in the map `devices`.
     pub(crate) const fn mac(self) -> [u8; 6] {
         // The kernel wants none on the loopback device.
@@ -108,6 +114,8 @@ hosts! {
     Node = "192.0.2.10", "2001:db8:1::10";
     OtherNode = "192.0.2.11", "2001:db8:1::11";
     TunnelEnd = "10.244.3.1", "fd00:244:3::1";
+    NodeAtUp1 = "198.18.1.10", "2001:db8:18:1::10";
+    NodeAtUp2 = "198.18.2.10", "2001:db8:18:2::10";
     PodA = "10.244.1.2", "fd00:244:1::2";
     PodB = "10.244.1.3", "fd00:244:1::3";
     RemotePod = "10.244.2.2", "fd00:244:2::2";
@@ -115,23 +123,55 @@ hosts! {
     BarePod = "10.244.4.2", "fd00:244:4::2";
     AlienPod = "10.244.5.2", "fd00:244:5::2";
     LostPod = "10.244.6.2", "fd00:244:6::2";
+    // Behind the two other uplinks.
+    Up1Pod = "10.244.7.2", "fd00:244:7::2";
+    Up2Pod = "10.244.8.2", "fd00:244:8::2";
+    // Behind a router whose link address is not known.
+    QuietPod = "10.244.9.2", "fd00:244:9::2";
+    // Its route takes no more than 1280 bytes.
+    NarrowPod = "10.244.10.2", "fd00:244:10::2";
 }
 
+/// Link address of the router to everybody.
+pub(crate) const GATEWAY: [u8; 6] = [2, 0xaa, 0, 0, 0, 1];
+/// Link address of the other node, on whichever device.
+pub(crate) const OTHER_NODE: [u8; 6] = [2, 0xaa, 0, 0, 0, 11];
+
 impl Host {
+    /// Each in a prefix that has a route of its own.
+    const PREFIXES: [Self; 12] = [
+        Self::Node,
+        Self::NodeAtUp1,
+        Self::NodeAtUp2,
+        Self::RemotePod,
+        Self::TunnelledPod,
+        Self::BarePod,
+        Self::AlienPod,
+        Self::LostPod,
+        Self::Up1Pod,
+        Self::Up2Pod,
+        Self::QuietPod,
+        Self::NarrowPod,
+    ];
+
     /// What the map `addresses` says of it.
-    pub(crate) const DESTINATIONS: [(Self, u32); 8] = [
+    pub(crate) const DESTINATIONS: [(Self, u32); 10] = [
         (Self::Vip, Address::VIP | Address::CLUSTER_IP),
         (Self::FormerVip, Address::VIP | Address::CLUSTER_IP),
         (Self::Balancer, Address::VIP | Address::EXTERNAL),
         (Self::External, Address::VIP | Address::EXTERNAL),
         (Self::Node, Address::OWN | Address::NODE_PORTS),
         (Self::TunnelEnd, Address::OWN),
+        (Self::NodeAtUp1, Address::OWN),
+        (Self::NodeAtUp2, Address::OWN),
         (Self::OtherNode, Address::OTHER_NODE),
         (Self::Localhost, Address::LOCALHOST),
     ];
 
     /// What the map `sources` says of it.
-    pub(crate) const SOURCES: [(Self, SourceClass); 4] = [
+    pub(crate) const SOURCES: [(Self, SourceClass); 6] = [
+        (Self::NodeAtUp1, SourceClass::Node),
+        (Self::NodeAtUp2, SourceClass::Node),
         (Self::Node, SourceClass::Node),
         (Self::TunnelEnd, SourceClass::Node),
         (Self::PodA, SourceClass::Pod),
@@ -150,6 +190,8 @@ impl Host {
             Self::BarePod => Some(Dev::Bare0),
             Self::AlienPod => Some(Dev::Alien0),
             Self::LostPod => None,
+            Self::Up1Pod | Self::NodeAtUp1 => Some(Dev::Up1),
+            Self::Up2Pod | Self::NodeAtUp2 => Some(Dev::Up2),
             _ => Some(Dev::Up0),
         }
     }
@@ -200,6 +242,11 @@ services! {
     Bare: [] + [BarePod], 0;
     Alien: [] + [AlienPod], 0;
     Lost: [] + [LostPod], 0;
+    // Ways that are not everyday's.
+    ByUp1: [] + [Up1Pod], 0;
+    ByUp2: [] + [Up2Pod], 0;
+    Quiet: [] + [QuietPod], 0;
+    Narrow: [] + [NarrowPod], 0;
     // Policies.
     Empty: [] + [], 0;
     ExternalLocalHere: [PodA] + [RemotePod], Set::EXTERNAL_LOCAL | Set::ENDPOINTS_EXIST;
@@ -287,6 +334,25 @@ impl Site {
         let backends = Svc::ALL.iter().flat_map(|svc| svc.backends());
         let host = backends.map(|(host, _)| host).find(|host| self.ip(*host) == ip)?;
         host.device().map(|dev| self.dev(dev))
+    }
+
+    /// The device and the link address of the next hop to an address elsewhere. No device: there is no route; no link
+    /// address: the kernel does not know it. (The routes and neighbours of [`crate::namespace`].)
+    pub(crate) fn hop(&self, ip: IpAddr) -> (Option<Dev>, Option<[u8; 6]>) {
+        let near = |host: &Host| match (self.ip(*host), ip) {
+            (IpAddr::V4(host), IpAddr::V4(ip)) => host.octets()[..3] == ip.octets()[..3],
+            (IpAddr::V6(host), IpAddr::V6(ip)) => host.octets()[..8] == ip.octets()[..8],
+            _ => false,
+        };
+        let known = |host: &Host| match host {
+            Host::Node => (ip == self.ip(Host::OtherNode)).then_some(OTHER_NODE),
+            Host::RemotePod | Host::NarrowPod | Host::Up1Pod | Host::Up2Pod => Some(OTHER_NODE),
+            _ => None,
+        };
+        match Host::PREFIXES.iter().find(|host| near(host)) {
+            Some(host) => (host.device(), known(host)),
+            None => (Some(Dev::Up0), Some(GATEWAY)),
+        }
     }
 
     /// A Service's address of a kind.

@@ -14,8 +14,9 @@ use crate::{
     world::{NEXT, Program, World, in_world},
 };
 
-/// TCP flows that nobody has answered live for 30 ticks, answered ones for 60.
-const IDLE: u32 = 32;
+/// TCP flows that nobody has answered live for 30 ticks, answered ones for 60; and 16 more, since the halves of a flow
+/// tell each other only so often.
+const IDLE: u32 = 48;
 
 #[test]
 fn sweep_forgets_idle_flows_and_says_how_many_needs_root() {

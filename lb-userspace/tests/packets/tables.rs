@@ -28,10 +28,16 @@ const TABLES: &[(&str, Table)] = &[
 ];
 
 /// Outcomes that no packet can come to, and why.
-const UNREACHABLE: &[(Outcome, &str)] = &[(
-    Outcome::DroppedRewrite,
-    "what was parsed can be written: the headers are in the packet's head",
-)];
+const UNREACHABLE: &[(Outcome, &str)] = &[
+    (
+        Outcome::DroppedRewrite,
+        "what was parsed can be written: the headers are in the packet's head",
+    ),
+    (
+        Outcome::PassedToTcRefusal,
+        "frames have a page here, of which an answer needs a tenth",
+    ),
+];
 
 /// Outcomes of worlds other than the tables', and where they are.
 const ELSEWHERE: &[(Outcome, &str)] = &[

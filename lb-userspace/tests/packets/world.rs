@@ -9,7 +9,8 @@ use aya::{
     programs::{Program as Loaded, SchedClassifier, Xdp, XdpMode},
 };
 use lb_common::abi::{
-    COUNTERS, Counter, Device, Event, Family as _, Hook, Node, Outcome, ROWS_PER_ELEMENT, Rows, V4, V6, names,
+    COUNTERS, Counter, Device, Event, Family as _, Hook, Node, Outcome, ROWS_PER_ELEMENT, Rows, V4, V6,
+    XDP_OUT, names,
 };
 use lb_lab::skip;
 use lb_userspace::load::embedded;
@@ -25,6 +26,8 @@ use crate::{
 pub(crate) const SNAT_PORTS: [u16; 2] = [60_000, 60_999];
 /// Seed of the flow hash.
 pub(crate) const SEED: u32 = 0x5eed;
+/// A tick is about a second for a kernel of 250 Hz; others do not matter here.
+const TICK_SHIFT: u32 = 8;
 /// Elements of the map `maglev`.
 const MAGLEV: u32 = 256;
 /// Slots for unanswered flows.
@@ -40,6 +43,10 @@ pub(crate) const REDIRECT: u32 = 7;
 pub(crate) const XDP_DROP: u32 = 1;
 /// `XDP_PASS`.
 pub(crate) const XDP_PASS: u32 = 2;
+/// `XDP_TX`.
+pub(crate) const XDP_TX: u32 = 3;
+/// `XDP_REDIRECT`.
+pub(crate) const XDP_REDIRECT: u32 = 4;
 
 /// A program of the object.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -245,7 +252,12 @@ impl World {
             seed: SEED,
             embryo_mask: EMBRYOS - 1,
             flags: 0,
+            tick_shift: TICK_SHIFT,
+            xdp_out: [0; XDP_OUT],
         };
+        for (slot, dev) in node.xdp_out.iter_mut().zip(Dev::OUT_OF_XDP) {
+            *slot = self.devices[&dev];
+        }
         change(&mut node);
         self.node.set(0, node, 0).expect("node has one element");
     }
@@ -333,6 +345,8 @@ fn device(dev: Dev) -> Device {
     let snat = match dev {
         Dev::Bare0 => None,
         Dev::Tun0 => Some(Host::TunnelEnd),
+        Dev::Up1 => Some(Host::NodeAtUp1),
+        Dev::Up2 => Some(Host::NodeAtUp2),
         _ => Some(Host::Node),
     };
     let address = |family| snat.map(|host| host.ip(family));

@@ -195,10 +195,8 @@ fn meant(state: &DesiredState) -> BTreeMap<(IpAddr, u16, u8), Meaning> {
         };
         let meaning = (
             flags,
-            // A tick is 2^30 ns, a little more than a second.
-            port.affinity.map_or(0, |seconds| {
-                (u64::from(seconds) * 1_000_000_000).div_ceil(1 << 30) as u32
-            }),
+            // A tick is 256 of 250 interrupts a second.
+            port.affinity.map_or(0, |seconds| (seconds * 250).div_ceil(256)),
             port.source_ranges.iter().flatten().copied().collect(),
             scope(|backend| backend.in_local),
             scope(|backend| backend.in_cluster),

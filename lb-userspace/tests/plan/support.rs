@@ -110,6 +110,7 @@ pub(crate) fn node() -> NodeFacts {
         mtu: 1500,
         snat4: None,
         snat6: None,
+        takes_xdp: false,
     };
     let mut devices = BTreeMap::from([
         (1, device("lo", DeviceKind::Loopback)),

@@ -13,7 +13,7 @@ use lb_lab::{Child, Lab, NodeSpec, wait_for};
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::cluster::output;
+use super::{Hook, cluster::output};
 
 /// Where Services have their ClusterIPs.
 pub(super) const SERVICE_CIDRS: [&str; 2] = ["172.30.0.0/16", "fd00:172:30::/112"];
@@ -31,7 +31,13 @@ pub(super) struct Agent {
 
 impl Agent {
     /// Starts it on a node.
-    pub(super) fn start(lab: &Lab, program: &Path, node: &NodeSpec, manifests: &Path) -> Result<Self> {
+    pub(super) fn start(
+        lab: &Lab,
+        program: &Path,
+        node: &NodeSpec,
+        manifests: &Path,
+        hook: Hook,
+    ) -> Result<Self> {
         let node = node.name.clone();
         let instance = format!("{}{node}", lab.prefix());
         let run_dir = lab.folder().join("run");
@@ -54,6 +60,8 @@ impl Agent {
             SERVICE_CIDRS[0],
             "--service-cidr",
             SERVICE_CIDRS[1],
+            "--hook",
+            hook.flag(),
         ]
         .map(str::to_owned);
         let child = lab.spawn(&node, &words, &[])?;
@@ -87,9 +95,29 @@ struct Status {
     generation: u64,
     generation_live: u64,
     devices: BTreeMap<String, Value>,
+    #[serde(default)]
+    xdp: BTreeMap<String, Xdp>,
     problems: Vec<Value>,
     failures: Vec<Value>,
     failed_writes: Vec<Value>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Xdp {
+    mode: String,
+}
+
+#[derive(Debug, Deserialize)]
+struct Counters {
+    outcomes: Vec<Counter>,
+}
+
+/// Packets that had one outcome at one hook.
+#[derive(Debug, Deserialize)]
+pub(super) struct Counter {
+    pub(super) hook: String,
+    pub(super) outcome: String,
+    pub(super) packets: u64,
 }
 
 #[derive(Debug, Deserialize)]
@@ -152,6 +180,25 @@ impl Agent {
         } = self.status()?;
         let all = problems.iter().chain(&failures).chain(&failed_writes);
         Ok(all.map(Value::to_string).collect())
+    }
+
+    /// Where the XDP program runs on the node's uplink, by the agent's account; `none`: it does not.
+    pub(super) fn xdp_mode(&self) -> Result<String> {
+        let status = self.status()?;
+        let mode = status.xdp.into_values().next().map(|xdp| xdp.mode);
+        Ok(mode.unwrap_or_else(|| "none".to_owned()))
+    }
+
+    /// What became of the packets of its node.
+    pub(super) fn counters(&self) -> Result<Vec<Counter>> {
+        let mut command = Command::new(&self.program);
+        command
+            .arg("counters")
+            .args(self.place())
+            .args(["--output", "json"]);
+        let counters: Counters = serde_json::from_str(&output(&mut command)?)
+            .with_context(|| format!("the counters of {} cannot be understood", self.node))?;
+        Ok(counters.outcomes)
     }
 
     /// Waits until this generation or a newer one is live.

@@ -37,10 +37,15 @@ pub(super) struct Cluster {
 }
 
 /// Three nodes with two pods each, and two clients outside: `client` tries everything, `visitor` downloads.
-pub(super) fn topology(network: super::PodNetwork) -> Topology {
+pub(super) fn topology(network: super::PodNetwork, hook: super::Hook) -> Topology {
     let topology = Topology {
         tag: TAG.into(),
         ..Topology::cluster(3, 2)
+    };
+    let topology = if hook == super::Hook::Tc {
+        topology
+    } else {
+        topology.xdp()
     };
     topology.client("visitor").network(match network {
         super::PodNetwork::Routed => PodNetwork::Routed,
@@ -51,7 +56,13 @@ pub(super) fn topology(network: super::PodNetwork) -> Topology {
 
 impl Cluster {
     /// Starts everything; returns when every agent serves the manifests.
-    pub(super) fn start(topology: &Topology, program: &Path, manifests: &Path, keep: bool) -> Result<Self> {
+    pub(super) fn start(
+        topology: &Topology,
+        program: &Path,
+        hook: super::Hook,
+        manifests: &Path,
+        keep: bool,
+    ) -> Result<Self> {
         let lab = Lab::build(topology)?;
         if keep {
             lab.keep();
@@ -84,7 +95,7 @@ impl Cluster {
         for node in &topology.nodes {
             cluster
                 .agents
-                .push(Agent::start(&cluster.lab, program, node, &folder)?);
+                .push(Agent::start(&cluster.lab, program, node, &folder, hook)?);
         }
         for server in &cluster.servers {
             server.wait_for_output(super::SERVING, START)?;
@@ -269,7 +280,11 @@ mod tests {
             .map(|(_, value)| value)
             .partition(|value| value["kind"] == "Service");
         let text = fs::read_to_string(Path::new(DEMO).join("expected.yaml")).unwrap();
-        let expected = Expected::parse(&text, &topology(crate::demo::PodNetwork::Routed)).unwrap();
+        let expected = Expected::parse(
+            &text,
+            &topology(crate::demo::PodNetwork::Routed, crate::demo::Hook::Tc),
+        )
+        .unwrap();
         for (name, address) in &expected.addresses {
             let service = name.split(' ').next().unwrap();
             let service = services.iter().find(|value| value["metadata"]["name"] == service);
@@ -289,7 +304,7 @@ mod tests {
 
     #[test]
     fn the_nodes_and_pods_of_the_manifests_are_those_of_the_lab() {
-        let topology = topology(crate::demo::PodNetwork::Routed);
+        let topology = topology(crate::demo::PodNetwork::Routed, crate::demo::Hook::Tc);
         let documents = read_manifests(&Path::new(DEMO).join("manifests")).unwrap();
         let (mut nodes, mut endpoints) = (0, 0);
         for (file, value) in documents {

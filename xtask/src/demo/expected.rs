@@ -209,7 +209,11 @@ mod tests {
     const FILE: &str = include_str!("../../../deploy/demo/expected.yaml");
 
     fn expected() -> Expected {
-        Expected::parse(FILE, &topology(crate::demo::PodNetwork::Routed)).unwrap()
+        Expected::parse(
+            FILE,
+            &topology(crate::demo::PodNetwork::Routed, crate::demo::Hook::Tc),
+        )
+        .unwrap()
     }
 
     #[test]
@@ -237,7 +241,7 @@ mod tests {
 
     #[test]
     fn names_that_nobody_has_are_errors() {
-        let topology = topology(crate::demo::PodNetwork::Routed);
+        let topology = topology(crate::demo::PodNetwork::Routed, crate::demo::Hook::Tc);
         for (wrong, right) in [
             ("pod9-9", "from: pod1-2,"),
             ("nowhere", "via: node2,"),

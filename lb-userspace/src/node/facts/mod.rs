@@ -57,6 +57,7 @@ fn device(link: &Link, kind: DeviceKind, snapshot: &Snapshot, addresses: &NodeAd
         mtu: link.mtu,
         snat4: source.and_then(|device| addresses.source4(device)),
         snat6: source.and_then(|device| addresses.source6(device)),
+        takes_xdp: false,
     }
 }
 

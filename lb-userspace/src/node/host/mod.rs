@@ -5,10 +5,11 @@
 //! route binds no address: no Service address is ever local. Everything here can be taken back ([`remove`]).
 
 mod device;
+mod neighbours;
 mod routes;
 mod settings;
 
-use std::{net::IpAddr, ops::RangeInclusive};
+use std::{collections::BTreeSet, net::IpAddr, ops::RangeInclusive};
 
 use lb_common::abi::DeviceKind;
 use rtnetlink::Handle;
@@ -22,6 +23,7 @@ use crate::model::NodeFacts;
 use device::Lb0;
 use settings::Undo;
 
+pub use neighbours::Kept;
 pub use routes::wanted as wanted_routes;
 
 /// The smallest MTU that IPv6 works with.
@@ -70,6 +72,22 @@ pub enum HostError {
     /// The routes cannot be read.
     #[error("cannot read the routes of lb0")]
     Routes(#[source] rtnetlink::Error),
+    /// The neighbours cannot be read.
+    #[error("cannot read the neighbours by netlink")]
+    Neighbours(#[source] rtnetlink::Error),
+    /// A neighbour cannot be kept resolved, or let go.
+    #[error("cannot {action} the neighbour {address} on the device of index {device}")]
+    Neighbour {
+        /// What was tried.
+        action: &'static str,
+        /// Its address.
+        address: IpAddr,
+        /// Interface index of the way to it.
+        device: u32,
+        /// What the kernel said.
+        #[source]
+        source: rtnetlink::Error,
+    },
     /// A kernel setting cannot be changed.
     #[error(transparent)]
     Setting(#[from] SysctlError),
@@ -156,19 +174,35 @@ impl Host {
     }
 }
 
+impl Host {
+    /// Has the kernel keep the next hops towards `nodes` resolved, as far as they are behind uplinks; lets go of all
+    /// others of ours. To be repeated: routes change, and neighbours are removed.
+    pub async fn keep_resolved(&self, nodes: &BTreeSet<IpAddr>, facts: &NodeFacts) -> (Kept, Vec<HostError>) {
+        let uplinks = facts
+            .devices
+            .iter()
+            .filter(|(_, device)| device.kind == DeviceKind::Uplink)
+            .map(|(index, _)| *index)
+            .collect();
+        neighbours::sync(&self.netlink.handle, nodes, &uplinks).await
+    }
+}
+
 /// Takes back everything that [`Host`] has done in this network namespace, whichever process did it.
 ///
 /// # Errors
 /// If a part of it fails; the others are done nevertheless.
 pub async fn remove() -> Result<(), HostError> {
     let netlink = Netlink::open()?;
+    let let_go = neighbours::remove(&netlink.handle).await;
     let Some(lb0) = device::find(&netlink.handle).await? else {
-        return Ok(());
+        return let_go;
     };
     let undone = lb0.alias.parse::<Undo>().unwrap_or_default().apply();
     // Routes and the other end go with it.
     device::delete(&netlink.handle, &lb0).await?;
-    Ok(undone?)
+    undone?;
+    let_go
 }
 
 impl Netlink {

@@ -22,11 +22,11 @@ use super::HostError;
 use crate::{model::NodeFacts, node::Prefix};
 
 /// Of the numbers that nobody has registered (`/etc/iproute2/rt_protos`).
-const PROTOCOL: RouteProtocol = RouteProtocol::Other(108);
+pub(super) const PROTOCOL: RouteProtocol = RouteProtocol::Other(108);
 /// IPv6 has no metric 0; this is the best one.
 const METRIC6: u32 = 1;
 /// Requests under way at once: a node with thousands of Service addresses outside the ranges starts quickly.
-const PARALLEL: usize = 32;
+pub(super) const PARALLEL: usize = 32;
 
 /// Destination, and the source address that node processes use towards it.
 type Routes = BTreeMap<Prefix, IpAddr>;
@@ -162,7 +162,7 @@ fn parse(route: &RouteMessage, lb0: u32) -> Option<(Prefix, Option<IpAddr>)> {
     ))
 }
 
-fn ip(address: &RouteAddress) -> Option<IpAddr> {
+pub(super) fn ip(address: &RouteAddress) -> Option<IpAddr> {
     match address {
         RouteAddress::Inet(address) => Some((*address).into()),
         RouteAddress::Inet6(address) => Some((*address).into()),
@@ -213,6 +213,7 @@ mod tests {
             mtu: 1500,
             snat4: uplink.parse().ok(),
             snat6: uplink.parse().ok(),
+            takes_xdp: false,
         };
         let mut own: Vec<IpAddr> = own.iter().map(|address| address.parse().unwrap()).collect();
         own.sort_unstable();

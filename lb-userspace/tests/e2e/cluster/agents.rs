@@ -113,11 +113,35 @@ impl Cluster {
         );
         argv.extend(self.instance(node));
         argv.extend(self.extra.iter().cloned());
+        if !self.extra.iter().any(|word| word == "--hook") {
+            argv.extend(["--hook".into(), super::hook()]);
+        }
         let child = self
             .lab
             .spawn(name, &argv, &[("RUST_BACKTRACE", "0")])
             .expect("the agent starts");
         self.agents[node].child = Some(child);
+    }
+
+    /// From now on, agents are started with another hook of the uplinks.
+    pub(crate) fn set_hook(&mut self, hook: &str) {
+        let at = self.extra.iter().position(|word| word == "--hook");
+        match at.and_then(|at| self.extra.get_mut(at + 1)) {
+            Some(value) => *value = hook.into(),
+            None => self.extra.extend(["--hook".into(), hook.into()]),
+        }
+    }
+
+    /// Packets that a node's programs counted at a hook under outcomes that begin like this.
+    pub(crate) fn counted(&self, node: usize, hook: &str, outcome: &str) -> u64 {
+        let (text, _) = self.agent(node, &["counters", "-o", "json"]);
+        let counters: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
+        let rows = counters["outcomes"].as_array().into_iter().flatten();
+        rows.filter(|row| {
+            row["hook"] == hook && row["outcome"].as_str().is_some_and(|o| o.starts_with(outcome))
+        })
+        .filter_map(|row| row["packets"].as_u64())
+        .sum()
     }
 
     /// Waits until the agent of a node that was just started serves.

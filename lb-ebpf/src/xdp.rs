@@ -1,0 +1,211 @@
+//! XDP on uplinks: the decision of [`crate::before`], sent without the stack where that is possible. What is not is
+//! left to the TC program of the same device, as it came, and counted under the reason why.
+
+use aya_ebpf::{bindings::xdp_action, programs::XdpContext};
+use lb_common::{
+    abi::{Action, DeviceKind, Flow, Hook, Kind, Outcome, V4, V6},
+    net::{
+        Arrival, Before, Cursor, ETHERTYPE_IPV4, ETHERTYPE_IPV6, ETHERTYPE_VLAN, Odd, Parsed, Tables, before,
+    },
+};
+
+use crate::{
+    fib::{self, NextHop, look_up},
+    fragment,
+    maps::Maps,
+    odd,
+    outcome::conclude,
+    packet::{Packet, Xdp},
+    refuse::refuse_xdp,
+    rewrite::{age, translate_xdp},
+    send,
+    tables::{Kernel, workspace},
+};
+
+/// A packet at XDP, on an uplink.
+#[inline(always)]
+pub(crate) fn xdp(ctx: &XdpContext) -> u32 {
+    let packet = Xdp::new(ctx);
+    let length = packet.length();
+    let mut outcome = Outcome::PassedOther;
+    let verdict = match packet.load::<u16>(12).map(u16::from_be) {
+        Some(ETHERTYPE_IPV4) => {
+            let verdict = judge::<V4>(&packet, &mut outcome);
+            refuse_if_so::<V4>(&packet, verdict, &mut outcome)
+        }
+        Some(ETHERTYPE_IPV6) => {
+            let verdict = judge::<V6>(&packet, &mut outcome);
+            refuse_if_so::<V6>(&packet, verdict, &mut outcome)
+        }
+        Some(tag) if ETHERTYPE_VLAN.contains(&tag) => {
+            outcome = Outcome::PassedVlan;
+            xdp_action::XDP_PASS
+        }
+        _ => xdp_action::XDP_PASS,
+    };
+    conclude(&packet, Hook::UplinkXdp, outcome, length);
+    verdict
+}
+
+/// Stands for a verdict while the refusal of the packet in the workspace is still to be written, see
+/// [`crate::before`]. No XDP verdict has this value.
+const REFUSE: u32 = u32::MAX;
+
+/// The verdict, and before it the refusal if there is to be one.
+#[inline(always)]
+fn refuse_if_so<F: Maps>(packet: &Xdp, verdict: u32, outcome: &mut Outcome) -> u32 {
+    if verdict != REFUSE {
+        return verdict;
+    }
+    if refuse_xdp::<F>(packet) {
+        xdp_action::XDP_TX
+    } else {
+        *outcome = Outcome::PassedToTcRefusal;
+        xdp_action::XDP_PASS
+    }
+}
+
+/// What became of a packet, and what the kernel is told.
+type Verdict = (Outcome, u32);
+
+#[inline(always)]
+const fn pass(outcome: Outcome) -> Verdict {
+    (outcome, xdp_action::XDP_PASS)
+}
+
+/// A function for each family: together, their words would crowd the stack.
+#[inline(never)]
+fn judge<F: Maps>(packet: &Xdp, outcome: &mut Outcome) -> u32 {
+    let (decided, verdict) = decide::<F>(packet);
+    *outcome = decided;
+    verdict
+}
+
+#[inline(always)]
+fn decide<F: Maps>(packet: &Xdp) -> Verdict {
+    let parsed = match F::parse(packet) {
+        Ok(parsed) => parsed,
+        Err(Odd::Pass(outcome)) => return pass(outcome),
+        Err(Odd::Look) => match odd::xdp::<F>(packet) {
+            None => match workspace::<F>() {
+                Some(workspace) => workspace.flow.parsed,
+                None => return (Outcome::DroppedInconsistent, xdp_action::XDP_DROP),
+            },
+            Some(outcome) if outcome.kind() as u8 == Kind::Dropped as u8 => {
+                return (outcome, xdp_action::XDP_DROP);
+            }
+            Some(outcome) => return pass(outcome),
+        },
+    };
+    let verdict = handle::<F>(packet, &parsed);
+    if parsed.first != 0 && verdict.0.kind() as u8 == Kind::Forwarded as u8 {
+        fragment::xdp::<F>(packet);
+    }
+    verdict
+}
+
+#[inline(always)]
+fn handle<F: Maps>(packet: &Xdp, parsed: &Parsed<F::Addr>) -> Verdict {
+    let device = packet.device();
+    let kernel = Kernel {
+        ctx: packet.md.cast(),
+        device,
+    };
+    let arrival = Arrival {
+        device,
+        kind: DeviceKind::Uplink,
+    };
+    let scratch = || workspace::<F>().map(|workspace| &mut workspace.flow);
+    match before::<F, Kernel>(&kernel, &arrival, parsed, scratch) {
+        Before::Translate(flow, outcome) => forward::<F>(packet, parsed, flow, outcome),
+        Before::Leave(outcome) => match outcome.kind() {
+            Kind::Passed | Kind::Forwarded => pass(outcome),
+            Kind::Dropped => (outcome, xdp_action::XDP_DROP),
+            // Flows are opened, and refused, in the workspace: the packet's headers are there.
+            Kind::Rejected => (outcome, REFUSE),
+        },
+    }
+}
+
+#[inline(always)]
+fn forward<F: Maps>(
+    packet: &Xdp,
+    parsed: &Parsed<F::Addr>,
+    flow: &Flow<F::Addr>,
+    outcome: Outcome,
+) -> Verdict {
+    match flow.action() {
+        Action::Neighbour => {
+            let mut verdict = xdp_action::XDP_PASS;
+            let outcome = relay::<F>(packet, parsed, flow, outcome, &mut verdict);
+            (outcome, verdict)
+        }
+        Action::Receive if flow.device != packet.device() => pass(Outcome::PassedToTcHost),
+        Action::Stack | Action::Receive if translate_xdp::<F>(packet, parsed, &flow.to) => pass(outcome),
+        Action::Stack | Action::Receive => (Outcome::DroppedRewrite, xdp_action::XDP_DROP),
+    }
+}
+
+/// Translates a packet and sends it to the next hop. Before anything is written it must be sure that XDP can send
+/// it: with this node's own source address it would be a martian to the stack.
+#[inline(never)]
+fn relay<F: Maps>(
+    packet: &Xdp,
+    parsed: &Parsed<F::Addr>,
+    flow: &Flow<F::Addr>,
+    outcome: Outcome,
+    verdict: &mut u32,
+) -> Outcome {
+    *verdict = xdp_action::XDP_DROP;
+    if packet.load::<u8>(F::TTL).is_none_or(|ttl| ttl <= 1) {
+        return Outcome::DroppedExpired;
+    }
+    let mut hop = NextHop::default();
+    let way = way::<F>(packet, flow, &mut hop);
+    if way != Outcome::ForwardedFlow {
+        *verdict = xdp_action::XDP_PASS;
+        return way;
+    }
+    if !age::<F, _>(packet) || !translate_xdp::<F>(packet, parsed, &flow.to) {
+        return Outcome::DroppedRewrite;
+    }
+    packet.store(0, hop.destination);
+    packet.store(6, hop.source);
+    *verdict = if hop.device == packet.device() {
+        xdp_action::XDP_TX
+    } else {
+        send::redirect(hop.device)
+    };
+    outcome
+}
+
+/// Finds the way of a packet of `flow`: `ForwardedFlow` if XDP can send it, else why not.
+#[inline(always)]
+fn way<F: Maps>(packet: &Xdp, flow: &Flow<F::Addr>, hop: &mut NextHop) -> Outcome {
+    let kernel = Kernel {
+        ctx: packet.md.cast(),
+        device: packet.device(),
+    };
+    let Some(length) = F::length(packet) else {
+        return Outcome::PassedToTcRoute;
+    };
+    let result = look_up::<F>(kernel.ctx, kernel.device, &flow.to, length, hop);
+    if result == fib::TOO_LARGE {
+        return Outcome::PassedToTcMtu;
+    }
+    if hop.device == 0 {
+        return Outcome::PassedToTcRoute;
+    }
+    let node = Tables::<F>::node(&kernel);
+    if hop.device != kernel.device && !node.is_some_and(|node| node.sends_by_xdp(hop.device)) {
+        let out = Tables::<F>::device(&kernel, hop.device);
+        return match out.map(|device| DeviceKind::from_number(device.kind)) {
+            Some(DeviceKind::Tunnel) => Outcome::PassedToTcTunnel,
+            _ => Outcome::PassedToTcDevice,
+        };
+    }
+    if result == fib::NO_NEIGHBOUR {
+        return Outcome::PassedToTcNeighbour;
+    }
+    Outcome::ForwardedFlow
+}
