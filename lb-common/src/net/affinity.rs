@@ -21,20 +21,15 @@ pub(super) const NONE: u32 = u32::MAX;
 /// Leaves in `scratch.position` where the backend is that the client of `scratch.parsed` had last, if that may be used;
 /// and in `scratch.row_hash` what another one is chosen by.
 #[inline(never)]
-pub(super) fn recall<F: Net, T: Tables<F>>(
-    tables: &T,
-    scratch: &mut Scratch<F::Addr>,
-    set: &Set,
-    scope: Scope,
-    seed: u32,
-) {
+pub(super) fn recall<F: Net, T: Tables<F>>(tables: &T, scratch: &mut Scratch<F::Addr>, set: &Set) {
+    scratch.position = NONE;
     let tick = tables.tick();
     scratch.affinity_key = AffinityKey {
         service: set.identity,
         client: scratch.parsed.tuple.source,
     };
     // The time is in it: a client that comes back after its record ended is balanced anew.
-    let seed = seed ^ set.identity[0] ^ tick.rotate_left(16);
+    let seed = set.identity[0] ^ tick.rotate_left(16);
     scratch.row_hash = client_hash::<F>(scratch.affinity_key.client, seed);
     let Some(record) = tables.affinity(&scratch.affinity_key) else {
         return;
@@ -43,6 +38,11 @@ pub(super) fn recall<F: Net, T: Tables<F>>(
         return;
     }
     scratch.affinity = *record;
+    let scope = if scratch.scope == Scope::Local as u16 {
+        Scope::Local
+    } else {
+        Scope::Cluster
+    };
     scratch.position = position(tables, &scratch.affinity, set, scope);
     if scratch.position == NONE {
         return;

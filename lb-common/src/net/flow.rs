@@ -10,14 +10,15 @@
 
 use crate::abi::{
     Action, Address, Affinity, AffinityKey, DeviceKind, Event, Flow, FrontendKey, Kind, Outcome, Phase,
-    RangeKey, State, Tuple,
+    RangeKey, Set, State, Tuple,
 };
 
 use super::{
     Entry, Net, Parsed, Tables,
+    affinity::{keep, recall},
     install::{displace, install},
     lifetime, next_state,
-    open::{direct, plan, turn, turn_back},
+    open::{direct, pick, plan, turn, turn_back},
     tcp_flag::SYN,
 };
 
@@ -63,6 +64,10 @@ pub struct Scratch<A> {
     pub second: u16,
     /// 1: the backend is chosen anew, not the one that the client had.
     pub new_choice: u16,
+    /// [`Scope`](super::Scope) of the flow as a number.
+    pub scope: u16,
+    /// 1: the packet is in the middle of a connection.
+    pub midstream: u16,
     /// Flags of the backend.
     pub backend: u16,
     /// [`crate::abi::FrontendKind`] of the frontend as a number.
@@ -135,9 +140,23 @@ fn open<F: Net, T: Tables<F>>(
     scratch: &mut Scratch<F::Addr>,
     address: Address,
 ) -> Outcome {
-    let outcome = plan(tables, arrival, scratch, address);
-    if outcome.kind() != Kind::Forwarded {
+    let mut set = None;
+    let outcome = plan(tables, arrival, scratch, address, &mut set);
+    if outcome != Outcome::ForwardedNew {
         return outcome;
+    }
+    let Some(set) = set else {
+        return Outcome::DroppedInconsistent;
+    };
+    if set.has(Set::AFFINITY) {
+        recall(tables, scratch, set);
+    }
+    let picked = pick(tables, scratch, set);
+    if picked != Outcome::ForwardedNew {
+        return picked;
+    }
+    if set.has(Set::AFFINITY) && scratch.new_choice != 0 {
+        keep(tables, scratch, set);
     }
     let directed = direct(tables, arrival, scratch);
     if directed != Outcome::ForwardedNew {
@@ -165,7 +184,11 @@ fn open<F: Net, T: Tables<F>>(
         }
     }
     displace(tables, scratch, scratch.hash);
-    outcome
+    if scratch.midstream != 0 {
+        Outcome::ForwardedMidstream
+    } else {
+        Outcome::ForwardedNew
+    }
 }
 
 /// A packet behind the routing decision; says so in its tuple.

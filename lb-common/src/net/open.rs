@@ -1,6 +1,6 @@
 //! Opening a flow: whom a packet is addressed to, who may use what, and how it gets there.
 //!
-//! [`plan`] decides on a new flow and leaves its forward half in the scratch memory; [`direct`] says how it gets there and
+//! [`plan`] decides on a new flow; [`pick`] makes its forward half in the scratch memory; [`direct`] says how it gets there and
 //! back; [`turn`] makes the second
 //! translation of a flow whose source has to change behind the routing decision. Nothing is inserted here: see `install`.
 
@@ -10,7 +10,7 @@ use crate::abi::{
 
 use super::{
     Choice, Client, Net, Scope, Tables,
-    affinity::{NONE, keep, recall},
+    affinity::NONE,
     choose, client,
     flow::{Arrival, Scratch, forget},
     flow_hash,
@@ -23,17 +23,18 @@ const fn actions(own: Action, twin: Action) -> u8 {
     own as u8 | (twin as u8) << 4
 }
 
-/// Decides on a new flow: leaves its forward half in `scratch`, as if the stack routed it both ways, if the outcome is
-/// one of forwarding. [`direct`] comes next.
+/// Decides on a new flow. If the outcome is [`Outcome::ForwardedNew`], `chosen` is the set that its backend is in, and
+/// `scratch.scope` says which part of it.
 ///
 /// What later steps need goes through `scratch` rather than registers: the verifier follows every combination of
-/// what it knows of registers.
+/// what it knows of registers. And the steps are many small ones, one after the other, because of the stack.
 #[inline(never)]
-pub(super) fn plan<F: Net, T: Tables<F>>(
-    tables: &T,
+pub(super) fn plan<'a, F: Net, T: Tables<F>>(
+    tables: &'a T,
     arrival: &Arrival,
     scratch: &mut Scratch<F::Addr>,
     address: Address,
+    chosen: &mut Option<&'a Set>,
 ) -> Outcome {
     let class = tables.source(&scratch.parsed.tuple.source);
     let client = client(class, arrival.kind);
@@ -58,8 +59,8 @@ pub(super) fn plan<F: Net, T: Tables<F>>(
     if !lets_in(tables, scratch, set, kind) {
         return Outcome::DroppedSourceRange;
     }
-    let (scope, table, rows) = match choose(kind, client, set) {
-        Choice::Forward { scope, table, rows } => (scope, table, rows),
+    let scope = match choose(kind, client, set) {
+        Choice::Forward { scope, .. } => scope,
         Choice::Refuse(outcome) => return outcome,
     };
     let first = is_first(scratch.parsed.tuple.protocol, flags);
@@ -70,15 +71,31 @@ pub(super) fn plan<F: Net, T: Tables<F>>(
             return Outcome::RejectedUnknownFlow;
         }
     }
+    scratch.scope = scope as u16;
+    scratch.source_class = class as u16;
+    scratch.frontend_kind = kind as u16;
+    scratch.midstream = !first as u16;
+    *chosen = Some(set);
+    Outcome::ForwardedNew
+}
+
+/// Chooses the backend, unless the client has one already, and makes the forward half of the flow, as if the stack
+/// routed it both ways.
+#[inline(never)]
+pub(super) fn pick<F: Net, T: Tables<F>>(tables: &T, scratch: &mut Scratch<F::Addr>, set: &Set) -> Outcome {
     let Some(node) = tables.node() else {
         return Outcome::DroppedInconsistent;
     };
     scratch.hash = flow_hash::<F>(&scratch.parsed.tuple, node.seed);
-    scratch.row_hash = scratch.hash;
-    scratch.position = NONE;
-    if set.has(Set::AFFINITY) {
-        recall(tables, scratch, set, scope, node.seed);
+    if !set.has(Set::AFFINITY) {
+        scratch.row_hash = scratch.hash;
+        scratch.position = NONE;
     }
+    let (table, rows) = if scratch.scope == Scope::Local as u16 {
+        (set.local_table, set.local_rows)
+    } else {
+        (set.cluster_table, set.cluster_rows)
+    };
     if scratch.position == NONE {
         let Some(row) = tables.row(table, rows, scratch.row_hash) else {
             return Outcome::DroppedInconsistent;
@@ -94,8 +111,6 @@ pub(super) fn plan<F: Net, T: Tables<F>>(
 
     let tick = tables.tick();
     scratch.backend = backend.flags;
-    scratch.source_class = class as u16;
-    scratch.frontend_kind = kind as u16;
     scratch.new_port = 0;
     scratch.hairpin = 0;
     scratch.second = 0;
@@ -112,14 +127,7 @@ pub(super) fn plan<F: Net, T: Tables<F>>(
     scratch.flow.state = State::New as u8;
     scratch.flow.action = actions(Action::Stack, Action::Stack);
     scratch.flow.flags = 0;
-    if set.has(Set::AFFINITY) && scratch.new_choice != 0 {
-        keep(tables, scratch, set);
-    }
-    if first {
-        Outcome::ForwardedNew
-    } else {
-        Outcome::ForwardedMidstream
-    }
+    Outcome::ForwardedNew
 }
 
 /// Says how the flow in `scratch` gets to its backend and back.

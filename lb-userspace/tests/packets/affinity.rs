@@ -6,7 +6,7 @@ use std::{
 };
 
 use lb_common::{
-    abi::{FrontendKind, Outcome, Protocol},
+    abi::{FrontendKind, Kind, Protocol},
     testing::packet::Packet,
 };
 
@@ -25,9 +25,9 @@ use crate::{
 fn backend(world: &mut World, site: &Site, program: Program, sent: &Packet) -> SocketAddr {
     let run = world.run(program, site.dev(program.device()), 0, &sent.build());
     let outcome = run.counted[0].1;
+    // XDP leaves the sending to TC where it cannot send.
     assert!(
-        // XDP leaves the sending to TC where it cannot send.
-        matches!(outcome, Outcome::ForwardedNew | Outcome::PassedToTc),
+        matches!(outcome.kind(), Kind::Forwarded | Kind::Passed),
         "{sent:?}: {outcome:?}"
     );
     let to = world.maps(site.family).flows()[&tuple(sent)].to;
