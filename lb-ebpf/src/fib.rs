@@ -79,7 +79,7 @@ pub(crate) fn look_up<F: Maps>(
 
 /// An address as up to four words.
 #[inline(always)]
-fn words<F: Maps>(address: F::Addr) -> [u32; 4] {
+pub(crate) fn words<F: Maps>(address: F::Addr) -> [u32; 4] {
     let mut words = [0; 4];
     for (slot, word) in words.iter_mut().zip(F::words(address)) {
         *slot = word;

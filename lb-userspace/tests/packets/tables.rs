@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, env};
 use lb_common::abi::{Hook, Outcome};
 
 use crate::{
-    flows, fragments, host, icmp, outside, pods, refusals,
+    admission, flows, fragments, host, icmp, masquerade, outside, pods, refusals,
     row::{Row, check},
     site::{Family, Site},
     world::{Program, in_world},
@@ -20,6 +20,8 @@ const TABLES: &[(&str, Table)] = &[
     ("pods", pods::rows),
     ("host", host::rows),
     ("refusals", refusals::rows),
+    ("admission", admission::rows),
+    ("masquerade", masquerade::rows),
     ("flows", flows::rows),
     ("icmp", icmp::rows),
     ("fragments", fragments::rows),
@@ -38,7 +40,10 @@ const UNREACHABLE: &[(Outcome, &str)] = &[
 ];
 
 /// Outcomes of worlds other than the tables', and where they are.
-const ELSEWHERE: &[(Outcome, &str)] = &[(Outcome::DroppedFlowsFull, "full.rs")];
+const ELSEWHERE: &[(Outcome, &str)] = &[
+    (Outcome::DroppedFlowsFull, "full.rs"),
+    (Outcome::PassedOwnConnection, "own.rs"),
+];
 
 /// `LB_ROW=TEXT` runs only the rows whose name contains the text, and leaves the proof out.
 #[test]
