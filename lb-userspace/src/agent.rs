@@ -10,7 +10,7 @@ mod health;
 pub mod lock;
 mod metrics;
 pub mod report;
-mod stale;
+pub mod stale;
 
 use std::{
     io,

@@ -17,6 +17,7 @@ use crate::{
     apply::{Histogram, ROUNDS, Status},
     load::PinDirectory,
     maps::flows::{self, Forward, Removed},
+    model::ServicePort,
 };
 
 /// Time between two walks of the flow tables: what happens in between is one walk.
@@ -53,20 +54,21 @@ impl Stale {
 
 /// Who may have UDP flows, by where their clients send to.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
-struct Serving {
+pub struct Serving {
     by_address: BTreeMap<(IpAddr, u16), BTreeSet<(IpAddr, u16)>>,
-    by_node_port: BTreeMap<u16, BTreeSet<(IpAddr, u16)>>,
+    /// By family (IPv6?) and port: one may be served while the other is not.
+    by_node_port: BTreeMap<(bool, u16), BTreeSet<(IpAddr, u16)>>,
 }
 
 impl Serving {
-    fn of(cluster: &Cluster) -> Self {
+    /// Who serves these Service ports.
+    pub fn of<'a>(ports: impl IntoIterator<Item = &'a ServicePort>) -> Self {
         let mut all = Self::default();
-        let ports = cluster.served.values().flatten();
-        for port in ports.filter(|port| port.id.protocol == Protocol::Udp) {
+        for port in ports.into_iter().filter(|port| port.id.protocol == Protocol::Udp) {
             for frontend in &port.frontends {
                 let serving = match frontend.address {
                     Some(address) => all.by_address.entry((address, frontend.port)).or_default(),
-                    None => all.by_node_port.entry(frontend.port).or_default(),
+                    None => all.by_node_port.entry((port.id.ipv6, frontend.port)).or_default(),
                 };
                 serving.extend(&port.serving);
             }
@@ -76,14 +78,15 @@ impl Serving {
 
     /// Whether a flow leads to somebody who no longer serves it. Where nobody serves at all there is nobody
     /// better either, and the flow stays.
-    fn has_lost(&self, flow: &Forward) -> bool {
+    #[must_use]
+    pub fn has_lost(&self, flow: &Forward) -> bool {
         if flow.protocol != Protocol::Udp as u8 {
             return false;
         }
-        let serving = self
-            .by_address
-            .get(&flow.frontend)
-            .or_else(|| self.by_node_port.get(&flow.frontend.1));
+        let serving = self.by_address.get(&flow.frontend).or_else(|| {
+            self.by_node_port
+                .get(&(flow.frontend.0.is_ipv6(), flow.frontend.1))
+        });
         match serving {
             Some(serving) => !serving.is_empty() && !serving.contains(&flow.backend),
             None => true, // the Service itself is gone
@@ -117,7 +120,7 @@ pub(super) async fn follow(
     let mut known = Serving::default();
     let mut first = inherited;
     loop {
-        let serving = Serving::of(&cluster.borrow_and_update());
+        let serving = Serving::of(cluster.borrow_and_update().served.values().flatten());
         if first || !serving.covers(&known) {
             // Only when new flows no longer get there: the other way round, one could come back.
             if status
@@ -172,7 +175,7 @@ mod tests {
                 (at("172.30.0.10:53"), pods.clone()),
                 (at("172.30.0.20:53"), BTreeSet::new()),
             ]),
-            by_node_port: BTreeMap::from([(30_053, pods)]),
+            by_node_port: BTreeMap::from([((false, 30_053), pods), ((true, 30_054), BTreeSet::new())]),
         }
     }
 
@@ -223,6 +226,11 @@ mod tests {
                 true,
                 "any node's port, backend gone",
                 flow(Protocol::Udp, "192.168.0.7:30053", "10.0.0.9:53"),
+            ),
+            (
+                true,
+                "the port is the other family's",
+                flow(Protocol::Udp, "192.168.0.7:30054", "10.0.0.9:53"),
             ),
         ] {
             assert_eq!(serving().has_lost(&flow), lost, "{why}: {flow:?}");

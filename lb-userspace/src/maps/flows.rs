@@ -53,7 +53,22 @@ where
 {
     let began = Instant::now();
     let data = MapData::from_pin(pin)?;
-    let mut flows: HashMap<_, Tuple<F::Addr>, Flow<F::Addr>> = Map::HashMap(data).try_into()?;
+    let mut flows = Map::HashMap(data).try_into()?;
+    Ok(Removed {
+        flows: remove_from::<F>(&mut flows, stale),
+        took: began.elapsed(),
+    })
+}
+
+/// As [`remove`], from one table.
+pub fn remove_from<F: Family>(
+    flows: &mut HashMap<MapData, Tuple<F::Addr>, Flow<F::Addr>>,
+    mut stale: impl FnMut(&Forward) -> bool,
+) -> usize
+where
+    Tuple<F::Addr>: Pod,
+    Flow<F::Addr>: Pod,
+{
     // Entries come and go while this reads: one that is gone is none of ours, one that is new is not stale.
     let found: Vec<_> = flows
         .iter()
@@ -74,8 +89,5 @@ where
         let _ = flows.remove(key);
         let _ = flows.remove(&flow.to.reverse());
     }
-    Ok(Removed {
-        flows: found.len(),
-        took: began.elapsed(),
-    })
+    found.len()
 }

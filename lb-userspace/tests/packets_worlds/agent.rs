@@ -10,6 +10,7 @@ use std::{
 };
 
 use lb_userspace::{
+    agent::stale::Serving,
     apply::write,
     maps::{MapStore, faulty},
     model::{Index, NodeFacts, NodeIdentity, ObjectKey, ServicePort},
@@ -20,7 +21,7 @@ use lb_userspace::{
 use crate::{
     chance::Chance,
     cluster::Event,
-    kernel::CAPACITIES,
+    kernel::{CAPACITIES, Kernel},
     node,
     oracle::{self, Settings},
     places,
@@ -166,6 +167,12 @@ impl<'a> Agent<'a> {
             }
         }
         Err("the maps are never complete".to_owned())
+    }
+
+    /// What the agent does last: UDP flows whose endpoint no longer serves are forgotten.
+    pub(crate) fn forget_stale(&self, kernel: &mut Kernel) {
+        let serving = Serving::of(self.served.values().flatten());
+        kernel.forget_flows_if(|flow| serving.has_lost(flow));
     }
 
     /// Time goes by.

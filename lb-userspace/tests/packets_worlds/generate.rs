@@ -96,7 +96,7 @@ pub(crate) fn world(seed: u64) -> World {
     World {
         seed,
         settings,
-        linger: *chance.pick(&[0, 0, 3600]),
+        linger: *chance.pick(&[0, 3600, 3600]),
         steps,
     }
 }
@@ -172,10 +172,27 @@ fn service_name(service: u8) -> String {
     format!("svc{}", service / 2)
 }
 
+/// Where the endpoints of a slice are.
+#[derive(Clone, Copy)]
+enum Whereabouts {
+    Any,
+    Here,
+    Elsewhere,
+}
+
 /// Any endpoint address of a family, and the node it is on.
-fn endpoint_place(chance: &mut Chance, ipv6: bool) -> (IpAddr, Option<&'static str>) {
+fn endpoint_place(
+    chance: &mut Chance,
+    ipv6: bool,
+    whereabouts: Whereabouts,
+) -> (IpAddr, Option<&'static str>) {
     let pod = |chance: &mut Chance, n| chance.below(n) as u8 + 1;
-    match chance.below(16) {
+    let roll = match whereabouts {
+        Whereabouts::Any => chance.below(16),
+        Whereabouts::Here => *chance.pick(&[0, 0, 0, 0, 0, 0, 14]),
+        Whereabouts::Elsewhere => *chance.pick(&[7, 7, 7, 11, 11, 15]),
+    };
+    match roll {
         0..7 => (places::pod(0, pod(chance, 4), ipv6), Some(places::NODES[0])),
         7..11 => (places::pod(1, pod(chance, 3), ipv6), Some(places::NODES[1])),
         11..14 => (places::pod(2, pod(chance, 2), ipv6), Some(places::NODES[2])),

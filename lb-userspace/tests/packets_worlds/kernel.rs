@@ -7,10 +7,10 @@ use aya::{
     maps::{Array, HashMap, MapData, PerCpuArray},
     programs::{Program as Loaded, XdpMode},
 };
-use lb_common::abi::{Addr4, Addr6, COUNTERS, Counter, Flow, Hook, Outcome, Tuple, names};
+use lb_common::abi::{Addr4, Addr6, COUNTERS, Counter, Flow, Hook, Outcome, Tuple, V4, V6, names};
 use lb_userspace::{
     load::embedded,
-    maps::{MapStore, bpf},
+    maps::{MapStore, bpf, flows},
     plan::Capacities,
 };
 
@@ -187,6 +187,12 @@ impl Kernel {
     pub(crate) fn forget_flows(&mut self) {
         self.flows4.clear();
         self.flows6.clear();
+    }
+
+    /// Forgets the flows that `stale` says so of, as the agent does.
+    pub(crate) fn forget_flows_if(&mut self, mut stale: impl FnMut(&flows::Forward) -> bool) {
+        flows::remove_from::<V4>(&mut self.flows4.flows, &mut stale);
+        flows::remove_from::<V6>(&mut self.flows6.flows, &mut stale);
     }
 
     /// Packets with each outcome so far.

@@ -352,6 +352,52 @@ pub(crate) fn keepers(cluster: &Cluster, settings: &Settings, probe: &Probe) -> 
     each.reduce(|a, b| &a & &b)
 }
 
+/// Section 11, where it leaves a choice: a UDP flow may stay with a backend that serves in some reading, that gets new
+/// flows though it does not serve, or where no other serves.
+pub(crate) fn may_stay(cluster: &Cluster, settings: &Settings, probe: &Probe, backend: SocketAddr) -> bool {
+    let owners = owners(cluster, settings, probe.to, probe.protocol);
+    owners.iter().any(|owner| {
+        let some = endpoints::some_serving(cluster, owner, probe.to.is_ipv6());
+        some.is_empty() || some.contains(&backend)
+    })
+}
+
+/// Section 9: whether a record that this probe has left still holds: its endpoint is there, in whatever condition, and
+/// the Service port `name` is still the one that has the place, and has affinity.
+pub(crate) fn keeps_record(
+    cluster: &Cluster,
+    settings: &Settings,
+    probe: &Probe,
+    name: &str,
+    backend: SocketAddr,
+) -> bool {
+    match &owners(cluster, settings, probe.to, probe.protocol)[..] {
+        [owner] if owner.name() == name => {
+            let spec = owner.service.spec.as_ref();
+            let affinity = spec.and_then(|spec| spec.session_affinity.as_deref());
+            affinity == Some("ClientIP")
+                && endpoints::certain(cluster, owner, probe.to.is_ipv6(), false).contains(&backend)
+        }
+        _ => false,
+    }
+}
+
+/// `answers`, with what a record of this backend makes of them. Section 9: it is honoured only if its endpoint is in
+/// the set selected for this packet.
+pub(crate) fn remembering(mut answers: Vec<Answer>, record: SocketAddr) -> Vec<Answer> {
+    for answer in &mut answers {
+        if let Verdict::Forward {
+            backends,
+            sticky: true,
+        } = &mut answer.verdict
+            && backends.contains_key(&record)
+        {
+            backends.retain(|backend, _| *backend == record);
+        }
+    }
+    answers
+}
+
 /// Name and namespace of the Service port that a destination belongs to, if it is one alone.
 pub(crate) fn service_port(cluster: &Cluster, settings: &Settings, probe: &Probe) -> Option<String> {
     match &owners(cluster, settings, probe.to, probe.protocol)[..] {

@@ -14,23 +14,32 @@ use crate::{
 /// How long it may take.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// How often a smaller world is tried.
+const TRIES: u64 = 4;
+
 /// The smallest world found that fails, and how.
 pub(crate) fn shrink(bench: &mut Bench, world: World, failure: Box<Failure>) -> (World, Box<Failure>) {
     let deadline = Instant::now() + PATIENCE;
     let (mut world, mut failure) = (world, failure);
-    let mut fails =
-        |world: &World, questions: &Questions| bench.try_world(world, questions, &mut Tally::new()).err();
+    // What happens by chance (order, batches, failures) is not the same in a smaller world: it gets some chances.
+    let mut fails = |world: &mut World, questions: &Questions| {
+        let seed = world.seed;
+        (0..TRIES).find_map(|other| {
+            world.seed = seed.wrapping_add(other << 32);
+            bench.try_world(world, questions, &mut Tally::new()).err()
+        })
+    };
     // One question is enough, unless it takes others before it.
     let mut questions = Questions::Sample;
     if let Some(probe) = failure.probe
-        && let Some(alone) = fails(&world, &Questions::Only(vec![probe]))
+        && let Some(alone) = fails(&mut world, &Questions::Only(vec![probe]))
     {
         (questions, failure) = (Questions::Only(vec![probe]), alone);
     }
     loop {
         let smaller = smaller(&world);
-        let found = smaller.into_iter().find_map(|smaller| {
-            let failure = (Instant::now() < deadline).then(|| fails(&smaller, &questions))??;
+        let found = smaller.into_iter().find_map(|mut smaller| {
+            let failure = (Instant::now() < deadline).then(|| fails(&mut smaller, &questions))??;
             Some((smaller, failure))
         });
         match found {

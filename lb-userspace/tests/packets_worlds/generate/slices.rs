@@ -7,7 +7,7 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
 
-use super::{endpoint_place, label, latest, namespace, service_name, services::PORTS, spelled};
+use super::{Whereabouts, endpoint_place, label, latest, namespace, service_name, services::PORTS, spelled};
 use crate::{
     chance::Chance,
     cluster::{Event, Object},
@@ -49,6 +49,14 @@ pub(super) fn slice(chance: &mut Chance, before: &[Event], service: u8, number: 
         Hints::Nodes,
         Hints::Some,
     ]);
+    let endpoints = if chance.one_in(12) { 0 } else { 1 + chance.below(4) };
+    // Of some Services, all endpoints are elsewhere: that is what policy Local is about.
+    let whereabouts = *chance.pick(&[
+        Whereabouts::Any,
+        Whereabouts::Any,
+        Whereabouts::Here,
+        Whereabouts::Elsewhere,
+    ]);
     let slice = EndpointSlice {
         metadata: ObjectMeta {
             name: Some(format!("{}-{number}", service_name(service))),
@@ -62,8 +70,8 @@ pub(super) fn slice(chance: &mut Chance, before: &[Event], service: u8, number: 
             false => "IPv4".to_owned(),
         },
         ports: Some(ports(chance, before, service)),
-        endpoints: (0..chance.below(5))
-            .map(|_| endpoint(chance, ipv6, hints))
+        endpoints: (0..endpoints)
+            .map(|_| endpoint(chance, ipv6, hints, whereabouts))
             .collect(),
     };
     Object::Slice(Box::new(slice))
@@ -115,8 +123,8 @@ fn ports(chance: &mut Chance, before: &[Event], service: u8) -> Vec<EndpointPort
     ports
 }
 
-fn endpoint(chance: &mut Chance, ipv6: bool, hints: Hints) -> Endpoint {
-    let (ip, node) = endpoint_place(chance, ipv6);
+fn endpoint(chance: &mut Chance, ipv6: bool, hints: Hints, whereabouts: Whereabouts) -> Endpoint {
+    let (ip, node) = endpoint_place(chance, ipv6, whereabouts);
     let mut addresses = vec![spelled(chance, ip)];
     if chance.one_in(10) {
         // Only the first counts.
@@ -141,13 +149,13 @@ pub(super) fn conditions(chance: &mut Chance) -> Option<EndpointConditions> {
         })
     };
     let (no, yes) = (Some(false), Some(true));
-    match chance.below(12) {
+    match chance.below(16) {
         0 => None,
-        1..4 => three(yes, yes, no),
-        4..6 => three(no, yes, yes),
-        6 => three(no, no, yes),
-        7 => three(no, no, no),
-        8 => three(yes, yes, yes),
+        1..8 => three(yes, yes, no),
+        8..11 => three(no, yes, yes),
+        11 => three(no, no, yes),
+        12 => three(no, no, no),
+        13 => three(yes, yes, yes),
         _ => {
             let any = [None, no, yes];
             three(*chance.pick(&any), *chance.pick(&any), *chance.pick(&any))

@@ -211,6 +211,15 @@ pub(super) fn exist(endpoints: &[Endpoint]) -> bool {
         .any(|endpoint| endpoint.ready || endpoint.is_last_resort())
 }
 
+/// Endpoints that serve, or get new flows, in some reading.
+pub(super) fn some_serving(cluster: &Cluster, owner: &Owner<'_>, ipv6: bool) -> BTreeSet<SocketAddr> {
+    let endpoints = all(cluster, owner, ipv6);
+    let some = endpoints
+        .iter()
+        .filter(|endpoint| endpoint.serving || endpoint.ready);
+    some.map(|endpoint| endpoint.at).collect()
+}
+
 /// Endpoints that any reading has (with `serving`: and that serve in any).
 pub(super) fn certain(
     cluster: &Cluster,
