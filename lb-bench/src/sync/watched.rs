@@ -5,8 +5,8 @@ use std::{
     time::Instant,
 };
 
-use lb_common::abi::{Family, names};
-use lb_userspace::maps::{FamilyMaps, MapError, MapStore, Table};
+use lb_common::abi::names;
+use lb_userspace::maps::{MapError, MapStore, Table, Wrap};
 
 /// What was written since it was last asked, in order.
 #[derive(Clone, Default, Debug)]
@@ -62,44 +62,12 @@ impl Account {
 
     /// `store`, every write of which is noted here.
     pub(crate) fn watch(&self, store: MapStore) -> MapStore {
-        let MapStore {
-            node,
-            devices,
-            maglev,
-            v4,
-            v6,
-            grace,
-        } = store;
-        MapStore {
-            node: self.table(names::NODE, node),
-            devices: self.table(names::DEVICES, devices),
-            maglev: self.table(names::MAGLEV, maglev),
-            v4: self.family(v4),
-            v6: self.family(v6),
-            grace,
-        }
+        store.wrapped(self)
     }
+}
 
-    fn family<F: Family>(&self, maps: FamilyMaps<F>) -> FamilyMaps<F> {
-        let FamilyMaps {
-            addresses,
-            sources,
-            frontends,
-            services,
-            sets,
-            backends,
-        } = maps;
-        FamilyMaps {
-            addresses: self.table(names::ADDRESSES[F::INDEX], addresses),
-            sources: self.table(names::SOURCES[F::INDEX], sources),
-            frontends: self.table(names::FRONTENDS[F::INDEX], frontends),
-            services: self.table(names::SERVICES[F::INDEX], services),
-            sets: self.table(names::SETS[F::INDEX], sets),
-            backends: self.table(names::BACKENDS[F::INDEX], backends),
-        }
-    }
-
-    fn table<K: 'static, V: 'static>(
+impl Wrap for Account {
+    fn wrap<K: 'static, V: 'static>(
         &self,
         name: &'static str,
         inner: Box<dyn Table<K, V>>,

@@ -117,7 +117,6 @@ impl<F: Family> FamilyMaps<F> {
         let Self {
             addresses,
             sources,
-            ranges,
             frontends,
             ranges,
             services,
@@ -128,7 +127,6 @@ impl<F: Family> FamilyMaps<F> {
         Self {
             addresses: wrap.wrap(names::ADDRESSES[index], addresses),
             sources: wrap.wrap(names::SOURCES[index], sources),
-            ranges: wrap.wrap(names::RANGES[index], ranges),
             frontends: wrap.wrap(names::FRONTENDS[index], frontends),
             ranges: wrap.wrap(names::RANGES[index], ranges),
             services: wrap.wrap(names::SERVICES[index], services),
