@@ -10,7 +10,7 @@ use lb_common::{
 use crate::{
     before, fragment,
     maps::Maps,
-    odd,
+    mtu, odd,
     outcome::{TC_NEXT, TC_SHOT, conclude},
     packet::{Packet, Tc},
     rewrite::translate_tc,
@@ -41,10 +41,14 @@ pub(crate) fn end(packet: &Tc, hook: Hook, outcome: Outcome) -> i32 {
 
 #[inline(always)]
 fn judge<F: Maps>(packet: &Tc, hook: Hook) -> i32 {
+    let kind = match hook {
+        Hook::PodOut => DeviceKind::Pod,
+        _ => DeviceKind::Host,
+    };
     let mut parsed = match F::parse(packet) {
         Ok(parsed) => parsed,
         Err(Odd::Pass(outcome)) => return end(packet, hook, outcome),
-        Err(Odd::Look) => match odd::tc::<F>(packet, hook, DeviceKind::Host, Phase::After) {
+        Err(Odd::Look) => match odd::tc::<F>(packet, hook, kind, Phase::After) {
             odd::PORTS => match workspace::<F>() {
                 Some(workspace) => workspace.flow.parsed,
                 None => return end(packet, hook, Outcome::DroppedInconsistent),
@@ -59,7 +63,7 @@ fn judge<F: Maps>(packet: &Tc, hook: Hook) -> i32 {
     if let Some(flow) = after::<F, Kernel>(&kernel, &mut parsed) {
         let done = translate_tc::<F>(packet, &parsed, &flow.to);
         if parsed.first != 0 {
-            fragment::tc::<F>(packet, Phase::After);
+            fragment::tc::<F>(packet, Phase::After, true);
         }
         return end(
             packet,
@@ -77,13 +81,13 @@ fn judge<F: Maps>(packet: &Tc, hook: Hook) -> i32 {
         if address.is_some_and(|a| a.has(Address::OTHER_NODE)) && !is_translated::<F>(&kernel, &parsed) {
             let verdict = open::<F>(packet, &parsed, hook);
             if parsed.first != 0 {
-                fragment::tc::<F>(packet, Phase::Before);
+                fragment::tc::<F>(packet, Phase::Before, verdict != mtu::TOO_BIG);
             }
             return before::refuse_if_so::<F>(packet, verdict, DeviceKind::Host);
         }
     }
     if parsed.first != 0 {
-        fragment::tc::<F>(packet, Phase::After);
+        fragment::tc::<F>(packet, Phase::After, true);
     }
     end(packet, hook, Outcome::PassedNotOurs)
 }

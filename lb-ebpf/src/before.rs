@@ -12,7 +12,7 @@ use lb_common::{
 use crate::{
     fragment,
     maps::Maps,
-    odd,
+    mtu, odd,
     outcome::{TC_NEXT, TC_SHOT, conclude},
     packet::{Packet, Tc},
     refuse::refuse_tc,
@@ -43,11 +43,15 @@ const REFUSE: i32 = i32::MIN;
 /// The verdict, and before it the refusal if there is to be one.
 #[inline(always)]
 pub(crate) fn refuse_if_so<F: Maps>(packet: &Tc, verdict: i32, kind: DeviceKind) -> i32 {
+    let leaving = matches!(kind, DeviceKind::Host | DeviceKind::Loopback);
+    // (The verifier leaves this out where it is a pod's device, whose packets are never sent by a neighbour.)
+    if verdict == mtu::TOO_BIG && !matches!(kind, DeviceKind::Pod | DeviceKind::BridgePort) {
+        return mtu::conclude::<F>(packet, packet.device(), leaving);
+    }
     if verdict != REFUSE {
         return verdict;
     }
     if refuse_tc::<F>(packet) {
-        let leaving = matches!(kind, DeviceKind::Host | DeviceKind::Loopback);
         send::back(packet.device(), leaving)
     } else {
         TC_SHOT
@@ -86,7 +90,7 @@ fn judge<F: Maps>(packet: &Tc, hook: Hook, kind: DeviceKind) -> i32 {
     };
     let verdict = handle::<F>(packet, &parsed, hook, kind);
     if parsed.first != 0 {
-        fragment::tc::<F>(packet, Phase::Before);
+        fragment::tc::<F>(packet, Phase::Before, verdict != mtu::TOO_BIG);
     }
     verdict
 }
@@ -155,6 +159,12 @@ fn forward<F: Maps>(
     outcome: Outcome,
     how: &Sending,
 ) -> (Outcome, i32) {
+    if how.action == Action::Neighbour && !matches!(how.kind, DeviceKind::Pod | DeviceKind::BridgePort) {
+        let mtu = mtu::exceeded(packet, how.to);
+        if mtu != 0 {
+            return (mtu::note::<F>(packet, &parsed.tuple, mtu), mtu::TOO_BIG);
+        }
+    }
     // Only what comes from elsewhere has been a hop on its way.
     let from_here = matches!(how.kind, DeviceKind::Host | DeviceKind::Loopback);
     if how.action == Action::Neighbour && !from_here && !age::<F, _>(packet) {

@@ -39,9 +39,10 @@ impl<F: Maps> Fragments<F> for Kernel {
     }
 }
 
-/// Remembers the first fragment in the workspace, which has been treated like any packet.
+/// Remembers the first fragment in the workspace, which has been treated like any packet. `sent`: it goes on, and
+/// gets its new identification now; else it will be seen again.
 #[inline(never)]
-pub(crate) fn tc<F: Maps>(packet: &Tc, phase: Phase) {
+pub(crate) fn tc<F: Maps>(packet: &Tc, phase: Phase, sent: bool) {
     let Some(workspace) = workspace::<F>() else {
         return;
     };
@@ -49,7 +50,7 @@ pub(crate) fn tc<F: Maps>(packet: &Tc, phase: Phase) {
         ctx: packet.skb.cast(),
         device: packet.device(),
     };
-    note::<F, Tc>(&kernel, packet, workspace, phase);
+    note::<F, Tc>(&kernel, packet, workspace, phase, sent);
 }
 
 /// The same at XDP.
@@ -62,17 +63,24 @@ pub(crate) fn xdp<F: Maps>(packet: &Xdp) {
         ctx: packet.md.cast(),
         device: packet.device(),
     };
-    note::<F, Xdp>(&kernel, packet, workspace, Phase::Before);
+    note::<F, Xdp>(&kernel, packet, workspace, Phase::Before, true);
 }
 
 #[inline(always)]
-fn note<F: Maps, P: Packet>(kernel: &Kernel, packet: &P, workspace: &mut Workspace<F::Addr>, phase: Phase) {
+fn note<F: Maps, P: Packet>(
+    kernel: &Kernel,
+    packet: &P,
+    workspace: &mut Workspace<F::Addr>,
+    phase: Phase,
+    sent: bool,
+) {
     workspace.look.key = workspace.flow.parsed.tuple;
     workspace.look.key.phase = phase as u8;
     workspace.look.datagram.phase = phase as u8;
     let flow = Tables::<F>::flow(kernel, &workspace.look.key);
     let new = remember::<F, Kernel>(kernel, &workspace.look.datagram, &workspace.look.key, flow);
-    if let (Some(id), Some(field), Some(sum)) = (new, F::ID, F::CHECKSUM)
+    if sent
+        && let (Some(id), Some(field), Some(sum)) = (new, F::ID, F::CHECKSUM)
         && let Some(old) = packet.load::<u16>(ETHERNET + field)
         && let Some(checksum) = packet.load::<u16>(sum)
     {

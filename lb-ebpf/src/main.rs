@@ -16,6 +16,7 @@ mod before;
 mod fib;
 mod fragment;
 mod maps;
+mod mtu;
 mod odd;
 mod outcome;
 mod packet;

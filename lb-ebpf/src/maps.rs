@@ -10,8 +10,10 @@ use lb_common::{
         Addr4, Addr6, Address, Backend, COUNTERS, Counter, Device, Flow, Fragment, FragmentKey, Frontend,
         FrontendKey, Node, Rows, Service, Set, Source, Tuple, V4, V6, capacity,
     },
-    net::{Look, Quote, Refusal, Refuse, Scratch},
+    net::{Look, Quote, Refusal, Scratch, TooBig},
 };
+
+use crate::mtu::Whole;
 
 /// `BPF_F_MMAPABLE`: the agent writes tables through memory.
 const MMAPABLE: usize = 1 << 10;
@@ -35,6 +37,8 @@ pub(crate) struct Workspace<A> {
     pub(crate) refusal: Refusal,
     /// What it quotes.
     pub(crate) quote: Quote,
+    /// The MTU that a packet does not fit, see [`crate::mtu`].
+    pub(crate) mtu: u32,
     /// A packet that is not plain.
     pub(crate) look: Look<A>,
 }
@@ -87,12 +91,14 @@ pub(crate) static fragments6: Fragments<Addr6> = LruHashMap::new();
 #[btf_map]
 pub(crate) static fragment_id: Array<u32, 1> = Array::new();
 #[btf_map]
+pub(crate) static whole: PerCpuArray<Whole, 1> = PerCpuArray::new();
+#[btf_map]
 pub(crate) static workspace4: PerCpuArray<Workspace<Addr4>, 1> = PerCpuArray::new();
 #[btf_map]
 pub(crate) static workspace6: PerCpuArray<Workspace<Addr6>, 1> = PerCpuArray::new();
 
 /// The maps of one address family.
-pub(crate) trait Maps: Refuse {
+pub(crate) trait Maps: TooBig {
     /// `flows4` or `flows6`.
     fn flows() -> &'static Flows<Self::Addr>;
     /// `embryos4` or `embryos6`.

@@ -18,6 +18,7 @@ use crate::{
     after,
     before::{self, Sending},
     maps::{Maps, Workspace},
+    mtu,
     outcome::{TC_SHOT, conclude},
     packet::{Packet, Tc, Xdp},
     rewrite::age,
@@ -113,6 +114,10 @@ pub(crate) fn tc<F: Maps>(packet: &Tc, hook: Hook, kind: DeviceKind, phase: Phas
         Seen::Pass(outcome) => outcome,
         Seen::Later | Seen::Error => {
             let verdict = follow::<F>(packet, &mut workspace.look, hook, kind, seen == Seen::Later);
+            if verdict == mtu::TOO_BIG && !matches!(kind, DeviceKind::Pod | DeviceKind::BridgePort) {
+                let leaving = matches!(kind, DeviceKind::Host | DeviceKind::Loopback);
+                return mtu::conclude_later::<F>(packet, packet.device(), leaving);
+            }
             if verdict != LEAVE {
                 return verdict;
             }
@@ -172,6 +177,14 @@ fn follow<F: Maps>(packet: &Tc, look: &mut Look<F::Addr>, hook: Hook, kind: Devi
         device,
         kind,
     };
+    let around = !matches!(kind, DeviceKind::Pod | DeviceKind::BridgePort);
+    if later && around && matches!(how.action, Action::Neighbour) {
+        let mtu = mtu::exceeded(packet, how.to);
+        if mtu != 0 {
+            conclude(packet, hook, mtu::note::<F>(packet, &look.key, mtu), length);
+            return mtu::TOO_BIG;
+        }
+    }
     let (outcome, sum) = change::<F>(look, &flow.to, later);
     let (outcome, verdict) = if !packet.write(&look.headers) {
         (Outcome::DroppedRewrite, TC_SHOT)

@@ -7,7 +7,7 @@ use aya_ebpf::helpers::generated::{
 };
 use lb_common::{
     abi::Protocol,
-    net::{ETHERNET, FRAME, Quote, Segment},
+    net::{Cursor, ETHERNET, FRAME, Quote, Refusal, Segment},
 };
 
 use crate::{
@@ -53,6 +53,16 @@ fn write<F: Maps, P: Answer>(packet: &P, workspace: &mut Workspace<F::Addr>) -> 
             return false;
         }
         refusal.unreachable::<F>(&parsed.tuple, &workspace.quote)
+    };
+    refusal.link::<F>(link);
+    packet.replace(&refusal.frame, length)
+}
+
+/// Turns the packet into an answer of `length` bytes that is written but for its link header.
+#[inline(always)]
+pub(crate) fn answer_tc<F: Maps>(packet: &Tc, refusal: &mut Refusal, length: usize) -> bool {
+    let Some(link) = packet.load::<[u8; 12]>(0) else {
+        return false;
     };
     refusal.link::<F>(link);
     packet.replace(&refusal.frame, length)

@@ -153,6 +153,22 @@ impl Place {
         )
     }
 
+    /// Gives `device` another MTU.
+    pub fn set_mtu(&self, device: &str, mtu: u16) -> Result<()> {
+        ip_batch(
+            &["-n", self.netns.name()],
+            &format!("link set {device} mtu {mtu}"),
+        )
+    }
+
+    /// Forgets what was learned about paths: how large packets may be on them.
+    pub fn forget_paths(&self) -> Result<()> {
+        for family in ["-4", "-6"] {
+            ip_batch(&[family, "-n", self.netns.name()], "route flush cache")?;
+        }
+        Ok(())
+    }
+
     /// Runs a program there to its end; returns what it printed.
     pub fn output(&self, argv: &[&str]) -> Result<String> {
         self.netns.output(argv)

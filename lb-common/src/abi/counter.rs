@@ -118,12 +118,16 @@ numbered! {
         ForwardedFragment = "forwarded-fragment";
         /// Forwarded: an ICMP error about a known flow.
         ForwardedError = "forwarded-error";
+        /// Forwarded: larger than the link it goes to; made into fragments, which are seen again.
+        ForwardedSplit = "forwarded-split";
         /// Rejected: the Service has no endpoint anywhere.
         RejectedNoEndpoints = "rejected-no-endpoints";
         /// Rejected: sent to a Service address that has no such port, by this node itself.
         RejectedNoFrontend = "rejected-no-frontend";
         /// Rejected: in the middle of a TCP connection that is not known.
         RejectedUnknownFlow = "rejected-unknown-flow";
+        /// Rejected: larger than the link it goes to; the sender is told how large it may be.
+        RejectedTooBig = "rejected-too-big";
         /// Dropped: policy Local, and endpoints on other nodes only.
         DroppedNoLocalEndpoints = "dropped-no-local-endpoints";
         /// Dropped: in the middle of a TCP connection that is not known, and no answer is allowed (a RST).
@@ -200,8 +204,11 @@ impl Outcome {
             | O::ForwardedNew
             | O::ForwardedMidstream
             | O::ForwardedFragment
-            | O::ForwardedError => Kind::Forwarded,
-            O::RejectedNoEndpoints | O::RejectedNoFrontend | O::RejectedUnknownFlow => Kind::Rejected,
+            | O::ForwardedError
+            | O::ForwardedSplit => Kind::Forwarded,
+            O::RejectedNoEndpoints | O::RejectedNoFrontend | O::RejectedUnknownFlow | O::RejectedTooBig => {
+                Kind::Rejected
+            }
             O::DroppedNoLocalEndpoints
             | O::DroppedUnknownFlow
             | O::DroppedSpoofed

@@ -10,7 +10,10 @@
 
 use crate::abi::{Flow, Fragment, FragmentKey, Phase, Protocol, Tuple};
 
-use super::{Cursor, Headers, Layers, Net, Sum, Tables, apply, icmp::change_addresses};
+use super::{
+    Cursor, Headers, Layers, Net, Sum, Tables, apply,
+    icmp::{Changed, change_addresses},
+};
 
 /// What is remembered of datagrams in fragments.
 pub trait Fragments<F: Net>: Tables<F> {
@@ -57,12 +60,24 @@ pub fn remember<F: Net, T: Fragments<F>>(
     };
     let mut new = None;
     if F::ID.is_some() && flow.is_some_and(|flow| flow.to.source != tuple.source) {
-        let id = tables.next_id();
+        // Seen again (cut up further, or sent twice): its other fragments may be on their way already.
+        let id = match tables.fragment(key) {
+            Some(known) if known.is_of(tuple) => known.id as u16,
+            _ => tables.next_id(),
+        };
         fragment.id = id as u32;
         new = Some(id);
     }
     tables.remember(key, &fragment);
     new
+}
+
+impl Fragment {
+    /// Whether it is of a datagram with these ports.
+    #[inline(always)]
+    const fn is_of<A>(&self, tuple: &Tuple<A>) -> bool {
+        self.source_port == tuple.source_port && self.destination_port == tuple.destination_port
+    }
 }
 
 /// Fills in the tuple that a later fragment would have, from its datagram's key and what the first one said.
@@ -86,7 +101,8 @@ pub fn translate_later<F: Net>(
     to: &Tuple<F::Addr>,
     id: u32,
 ) -> u32 {
-    let changed = change_addresses::<F>(headers, layers, to.source, to.destination);
+    let mut changed = Changed::default();
+    change_addresses::<F>(headers, layers, &to.source, &to.destination, &mut changed);
     if let Some(field) = F::ID {
         let network = (layers.network as usize) & (super::HEADERS - 1);
         let sum = headers.change(network + field, (id as u16).to_be_bytes(), Sum::default());

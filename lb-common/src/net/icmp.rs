@@ -70,7 +70,8 @@ pub fn translate_error<F: Net>(
     to: &Tuple<F::Addr>,
 ) {
     // What is quoted went the other way.
-    let addresses = change_addresses::<F>(headers, inner, to.destination, to.source);
+    let mut addresses = Changed::default();
+    change_addresses::<F>(headers, inner, &to.destination, &to.source, &mut addresses);
     let mut body = addresses.all;
     let transport = (inner.transport as usize) & (super::HEADERS - 1);
     let (old, new) = (port_word(&reversed_ports(key)), port_word(&reversed_ports(to)));
@@ -100,11 +101,12 @@ pub fn translate_error<F: Net>(
     }
 
     let source = if key.source == to.source {
-        outer.source
+        &outer.source
     } else {
-        to.source
+        &to.source
     };
-    let outer_addresses = change_addresses::<F>(headers, outer, source, to.destination);
+    let mut outer_addresses = Changed::default();
+    change_addresses::<F>(headers, outer, source, &to.destination, &mut outer_addresses);
     // The pseudo header, which ICMP has in IPv6 only.
     let by = if F::CHECKSUM_IN_HEADER.is_some() {
         body.difference()
@@ -118,6 +120,7 @@ pub fn translate_error<F: Net>(
 }
 
 /// By how much a change of addresses changes sums.
+#[derive(Clone, Copy, Default)]
 pub(super) struct Changed {
     /// Of everything that was written, the header's own checksum included.
     pub(super) all: Sum,
@@ -125,22 +128,24 @@ pub(super) struct Changed {
     pub(super) pair: u32,
 }
 
-/// Writes other addresses into a network header, and its checksum.
-#[inline(always)]
+/// Writes other addresses into a network header, and its checksum. A function of its own: it would need its caller's
+/// stack twice.
+#[inline(never)]
 pub(super) fn change_addresses<F: Net>(
     headers: &mut Headers,
     layers: &Layers<F::Addr>,
-    source: F::Addr,
-    destination: F::Addr,
-) -> Changed {
+    source: &F::Addr,
+    destination: &F::Addr,
+    changed: &mut Changed,
+) {
     let network = (layers.network as usize) & (super::HEADERS - 1);
     let mut at = network + F::ADDRESSES_IN_HEADER;
     let mut sum = Sum::default();
-    for word in F::words(source) {
+    for word in F::words(*source) {
         sum = headers.change(at, word.to_ne_bytes(), sum);
         at += 4;
     }
-    for word in F::words(destination) {
+    for word in F::words(*destination) {
         sum = headers.change(at, word.to_ne_bytes(), sum);
         at += 4;
     }
@@ -150,7 +155,8 @@ pub(super) fn change_addresses<F: Net>(
     {
         sum = headers.change(network + field, apply(old, pair).to_ne_bytes(), sum);
     }
-    Changed { all: sum, pair }
+    changed.all = sum;
+    changed.pair = pair;
 }
 
 /// A tuple with its ports the other way round (and no addresses, which are not asked for).

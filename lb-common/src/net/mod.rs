@@ -24,6 +24,7 @@ mod parse;
 mod refuse;
 mod tables;
 mod tcp;
+mod too_big;
 
 pub use checksum::{Sum, apply, fold};
 pub use crc32c::{crc32c, shift_difference};
@@ -40,3 +41,4 @@ pub use parse::{ETHERNET, ETHERTYPE_IPV4, ETHERTYPE_IPV6, ETHERTYPE_VLAN, Net, O
 pub use refuse::{FRAME, Quote, Refusal, Refuse, Segment};
 pub use tables::{Created, Entry, Tables};
 pub use tcp::{lifetime, next_state};
+pub use too_big::{SMALLEST_MTU, TooBig};

@@ -15,7 +15,7 @@ use super::{
 pub type Quote = [u8; 48];
 
 /// Room for the largest answer.
-pub const FRAME: usize = 112;
+pub const FRAME: usize = 160;
 
 const TTL: u8 = 64;
 const TCP: u8 = 6;
@@ -202,7 +202,7 @@ impl Refusal {
     }
 
     #[inline(always)]
-    fn put<const N: usize>(&mut self, offset: usize, bytes: [u8; N]) {
+    pub(super) fn put<const N: usize>(&mut self, offset: usize, bytes: [u8; N]) {
         let mut i = 0;
         while i < N {
             self.frame[offset + i] = bytes[i];
@@ -213,7 +213,7 @@ impl Refusal {
     /// A function of its own: what was just written would otherwise be kept in registers that the kernel's
     /// machine does not have.
     #[inline(never)]
-    fn sum(&self, offset: usize, length: usize, start: Sum) -> Sum {
+    pub(super) fn sum(&self, offset: usize, length: usize, start: Sum) -> Sum {
         let mut sum = start;
         let mut i = 0;
         while i < length && i < FRAME {

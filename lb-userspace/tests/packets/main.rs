@@ -22,4 +22,5 @@ mod simulation;
 mod site;
 mod sweep;
 mod tables;
+mod too_big;
 mod world;

@@ -8,6 +8,7 @@ use crate::{
     flows, fragments, host, icmp, outside, pods, refusals,
     row::{Row, check},
     site::{Family, Site},
+    too_big,
     world::{Program, in_world},
 };
 
@@ -23,6 +24,7 @@ const TABLES: &[(&str, Table)] = &[
     ("flows", flows::rows),
     ("icmp", icmp::rows),
     ("fragments", fragments::rows),
+    ("too big", too_big::rows),
 ];
 
 /// Outcomes that no packet can come to, and why.
