@@ -7,6 +7,7 @@ mod cluster;
 mod devices;
 mod events;
 mod health;
+mod heap;
 pub mod lock;
 mod metrics;
 pub mod report;
@@ -186,6 +187,7 @@ pub async fn run(config: Config) -> Result<()> {
         (reconciler, for_reconciler)
     });
     let (reconciler, for_reconciler) = reconciler.await.context("the first filling of the maps")?;
+    heap::give_back();
     let (ended, reconciler_ended) = oneshot::channel::<()>();
     thread::Builder::new().name("reconciler".into()).spawn(move || {
         // Dropped at the end of the thread, also by a panic.

@@ -21,7 +21,7 @@ use crate::{
     model::NodeFacts,
     node::{
         PortSet,
-        host::{Host, Kept},
+        host::{Host, Kept, Others},
     },
 };
 
@@ -73,20 +73,24 @@ pub(super) async fn follow(
     let mut look = time::Instant::now();
     let xdp = equipment.attachments.hook().is_xdp();
     loop {
-        let (addresses, node_ports, nodes) = {
+        let (addresses, node_ports, others) = {
             let cluster = followed.cluster.borrow_and_update();
-            (
-                cluster.addresses(),
-                cluster.node_ports(),
-                cluster.other_nodes.clone(),
-            )
+            let others = Others {
+                nodes: cluster.other_nodes.clone(),
+                pods: cluster
+                    .other_pod_prefixes
+                    .iter()
+                    .map(|(first, _)| *first)
+                    .collect(),
+            };
+            (cluster.addresses(), cluster.node_ports(), others)
         };
         let now = Known {
             facts: followed.facts.borrow_and_update().clone(),
             written: followed.status.borrow_and_update().devices.clone(),
             addresses,
             node_ports,
-            nodes,
+            others,
         };
         if now.facts != known.facts {
             changes.send(apply::Change::Facts(Arc::new(now.facts.clone())));
@@ -120,8 +124,7 @@ struct Known {
     written: BTreeSet<u32>,
     addresses: BTreeSet<IpAddr>,
     node_ports: PortSet,
-    /// Addresses of the other nodes.
-    nodes: BTreeSet<IpAddr>,
+    others: Others,
 }
 
 impl Equipment {
@@ -131,7 +134,7 @@ impl Equipment {
             written,
             addresses,
             node_ports,
-            nodes,
+            others,
         } = known;
         let targets = facts
             .devices
@@ -158,13 +161,13 @@ impl Equipment {
                 .map(|error| chain(&error)),
         );
         // TC resolves by itself. Without XDP only what a process before has kept is let go.
-        let none = BTreeSet::new();
-        let nodes = if self.attachments.hook().is_xdp() {
-            nodes
+        let none = Others::default();
+        let others = if self.attachments.hook().is_xdp() {
+            others
         } else {
             &none
         };
-        let (kept, errors) = self.host.keep_resolved(nodes, facts).await;
+        let (kept, errors) = self.host.keep_resolved(others, facts).await;
         failures.extend(errors.iter().map(|e| chain(e)));
         let mut programs: BTreeMap<String, Vec<String>> = BTreeMap::new();
         for (device, direction, program) in self.attachments.list() {
