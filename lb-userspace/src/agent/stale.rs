@@ -93,10 +93,12 @@ impl Serving {
         }
     }
 
-    /// Whether everything that `before` allowed is still allowed.
+    /// Whether everything that `before` allowed is still allowed, and no flow has been left over for want of anybody
+    /// better, who is there now.
     fn covers(&self, before: &Self) -> bool {
-        let within =
-            |now: Option<&BTreeSet<_>>, then: &BTreeSet<_>| now.is_some_and(|now| then.is_subset(now));
+        let within = |now: Option<&BTreeSet<_>>, then: &BTreeSet<_>| {
+            now.is_some_and(|now| then.is_subset(now) && (!then.is_empty() || now.is_empty()))
+        };
         before
             .by_address
             .iter()
@@ -120,14 +122,13 @@ pub(super) async fn follow(
     let mut known = Serving::default();
     let mut first = inherited;
     loop {
-        let serving = Serving::of(cluster.borrow_and_update().served.values().flatten());
+        let (serving, generation) = {
+            let cluster = cluster.borrow_and_update();
+            (Serving::of(cluster.served.values().flatten()), cluster.generation)
+        };
         if first || !serving.covers(&known) {
             // Only when new flows no longer get there: the other way round, one could come back.
-            if status
-                .wait_for(|status| status.live == status.received)
-                .await
-                .is_err()
-            {
+            if status.wait_for(|status| status.live >= generation).await.is_err() {
                 return;
             }
             let (pins, serving) = (pins.clone(), serving.clone());
@@ -244,5 +245,15 @@ mod tests {
         fewer.by_node_port.clear();
         assert!(full.covers(&fewer) && full.covers(&full));
         assert!(!fewer.covers(&full));
+    }
+
+    #[test]
+    fn what_was_left_for_want_of_anybody_better_needs_a_walk_once_there_is_somebody() {
+        let before = serving();
+        let mut after = serving();
+        let none = after.by_address.get_mut(&at("172.30.0.20:53"));
+        none.expect("it is one of them").insert(at("10.0.0.4:53"));
+        assert!(!after.covers(&before));
+        assert!(!before.covers(&after));
     }
 }

@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use lb_common::abi::{Family, Frontend, FrontendKey, FrontendKind, Service, Set, Source, names};
+use lb_common::abi::{Family, Frontend, FrontendKey, FrontendKind, Service, Source, names};
 use thiserror::Error;
 
 use super::{
@@ -21,6 +21,7 @@ use super::{
     entries::Entries,
     layout::{self, Arrangement, Surroundings, TooManyBackends},
     op::FamilyOp,
+    port::{Draft, DraftOps, Lease, Port},
     ranges::Ranges,
     settings::{Capacities, PlanSettings},
     tables::{TableRef, Tables},
@@ -54,39 +55,6 @@ pub(super) struct FamilyPlanner<F: Family> {
     live: (usize, usize),
     pub(super) ranges: Ranges<F>,
     capacities: Capacities,
-}
-
-/// A Service port that has a service index.
-#[derive(Debug)]
-struct Port<F: Family> {
-    id: ServicePortId,
-    frontends: BTreeMap<FrontendKey<F::Addr>, Frontend>,
-    generation: u32,
-    /// What the service's word names.
-    live: Option<Lease<F>>,
-    draft: Option<Draft<F>>,
-    /// Frontends in the map that lead here.
-    referrers: u32,
-    removing: bool,
-}
-
-/// An arrangement and the places it takes.
-#[derive(Debug)]
-struct Lease<F: Family> {
-    arrangement: Arrangement<F::Addr>,
-    set: Region,
-    backends: Region,
-    local: TableRef,
-    cluster: TableRef,
-    ranges: Option<u32>,
-}
-
-/// A set that nothing refers to yet.
-#[derive(Debug)]
-struct Draft<F: Family> {
-    lease: Lease<F>,
-    backends_written: bool,
-    set_written: bool,
 }
 
 impl<F: Family> FamilyPlanner<F> {
@@ -558,57 +526,6 @@ impl<F: Family> FamilyPlanner<F> {
         self.ports
             .get_mut(&index)
             .expect("operations and frontends name ports that exist")
-    }
-}
-
-/// What is left to write for one new set.
-pub(super) struct DraftOps<F: Family> {
-    pub(super) backends: Option<FamilyOp<F>>,
-    pub(super) set: Option<FamilyOp<F>>,
-    pub(super) switch: FamilyOp<F>,
-    /// Another set is live until the switch.
-    pub(super) replaces: bool,
-}
-
-impl<F: Family> Port<F> {
-    fn new(id: ServicePortId) -> Self {
-        Self {
-            id,
-            frontends: BTreeMap::new(),
-            generation: 0,
-            live: None,
-            draft: None,
-            referrers: 0,
-            removing: false,
-        }
-    }
-
-    /// What the port will be when all is written.
-    fn newest(&self) -> Option<&Lease<F>> {
-        self.draft
-            .as_ref()
-            .map(|draft| &draft.lease)
-            .or(self.live.as_ref())
-    }
-}
-
-impl<F: Family> Lease<F> {
-    fn descriptor(&self, service: u32) -> Set {
-        Set {
-            backends: self.backends.first,
-            total: self.arrangement.backends.len() as u16,
-            local: self.arrangement.local,
-            cluster_from: self.arrangement.cluster_from,
-            flags: self.arrangement.flags,
-            local_table: self.local.first,
-            local_rows: self.local.rows,
-            cluster_table: self.cluster.first,
-            cluster_rows: self.cluster.rows,
-            affinity_timeout: self.arrangement.affinity_timeout,
-            service,
-            identity: self.arrangement.identity,
-            ranges: self.ranges.unwrap_or(0),
-        }
     }
 }
 

@@ -13,6 +13,7 @@ mod family;
 mod layout;
 mod op;
 mod planner;
+mod port;
 mod ranges;
 mod settings;
 mod tables;
