@@ -3,13 +3,15 @@
 //! itself: it passes on the document that this program prints.
 
 mod document;
+mod namespace;
 mod packets;
 mod settings;
+mod sync;
 
 use std::{path::PathBuf, process::ExitCode};
 
 use anyhow::Result;
-use clap::{Parser, Subcommand};
+use clap::{Parser, Subcommand, ValueEnum};
 
 #[derive(Parser)]
 #[command(name = "lb-bench")]
@@ -32,6 +34,18 @@ enum Command {
         #[arg(long)]
         filter: Option<String>,
     },
+    /// What it costs to follow a cluster.
+    Sync {
+        /// The agent's program.
+        #[arg(long)]
+        agent: PathBuf,
+        /// How often everything is written at once.
+        #[arg(long)]
+        rounds: usize,
+        /// Only this part; may be repeated.
+        #[arg(long = "part", value_enum)]
+        parts: Vec<sync::Part>,
+    },
 }
 
 fn main() -> ExitCode {
@@ -51,6 +65,10 @@ fn run(cli: Cli) -> Result<()> {
             rounds,
             filter,
         } => packets::measure(&object, rounds, filter.as_deref())?,
+        Command::Sync { agent, rounds, parts } => {
+            let all = sync::Part::value_variants();
+            sync::measure(if parts.is_empty() { all } else { &parts }, rounds, &agent)?
+        }
     };
     println!("{}", serde_json::to_string(&document)?);
     Ok(())

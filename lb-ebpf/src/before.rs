@@ -123,6 +123,10 @@ pub(crate) fn handle<F: Maps>(packet: &Tc, parsed: &Parsed<F::Addr>, hook: Hook,
                 (Hook::HostOut, Kind::Passed) if parsed.flags & tcp_flag::RST != 0 => {
                     Outcome::DroppedUnknownFlow
                 }
+                // Routed here with the whole range of the Services' addresses.
+                (Hook::HostOut, Kind::Passed) if outcome == Outcome::PassedNotOurs => {
+                    Outcome::DroppedNoService
+                }
                 (Hook::HostOut, Kind::Passed) => Outcome::RejectedNoFrontend,
                 _ => outcome,
             };

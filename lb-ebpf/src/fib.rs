@@ -33,6 +33,8 @@ pub(crate) struct NextHop {
     pub(crate) destination: [u8; 6],
     /// Link address of the device.
     pub(crate) source: [u8; 6],
+    /// The longest packet that the way takes (network header and on), if its length was asked for.
+    pub(crate) mtu: u32,
 }
 
 /// Asks for the way of a packet of `length` bytes (network header and on) with this tuple that has come in on
@@ -74,12 +76,14 @@ pub(crate) fn look_up<F: Maps>(
     };
     hop.destination = fib.dmac;
     hop.source = fib.smac;
+    // SAFETY: both members of the union are a number of 16 bits.
+    hop.mtu = unsafe { fib.__bindgen_anon_1.mtu_result } as u32;
     result
 }
 
 /// An address as up to four words.
 #[inline(always)]
-fn words<F: Maps>(address: F::Addr) -> [u32; 4] {
+pub(crate) fn words<F: Maps>(address: F::Addr) -> [u32; 4] {
     let mut words = [0; 4];
     for (slot, word) in words.iter_mut().zip(F::words(address)) {
         *slot = word;

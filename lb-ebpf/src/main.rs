@@ -15,6 +15,7 @@ mod after;
 mod before;
 mod fib;
 mod fragment;
+mod hops;
 mod maps;
 mod mtu;
 mod odd;

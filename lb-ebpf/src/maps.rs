@@ -7,13 +7,17 @@ use aya_ebpf::{
 };
 use lb_common::{
     abi::{
-        Addr4, Addr6, Address, Backend, COUNTERS, Counter, Device, Flow, Fragment, FragmentKey, Frontend,
-        FrontendKey, Node, Rows, Service, Set, Source, Tuple, V4, V6, capacity,
+        Addr4, Addr6, Address, Affinity, AffinityKey, Backend, COUNTERS, Counter, Device, Flow, Fragment,
+        FragmentKey, Frontend, FrontendKey, Node, Range, RangeKey, Rows, Service, Set, Source, Tuple, V4, V6,
+        capacity,
     },
     net::{Look, Quote, Refusal, Scratch, TooBig},
 };
 
-use crate::mtu::Whole;
+use crate::{
+    hops::{HOPS, Hop},
+    mtu::Whole,
+};
 
 /// `BPF_F_MMAPABLE`: the agent writes tables through memory.
 const MMAPABLE: usize = 1 << 10;
@@ -24,6 +28,8 @@ type Fragments<A> = LruHashMap<FragmentKey<A>, Fragment, { capacity::FRAGMENTS a
 type Addresses<A> = HashMap<A, Address, { capacity::ADDRESSES as usize }>;
 type Sources<A> = LpmTrie<A, Source, { capacity::SOURCES as usize }>;
 type Frontends<A> = HashMap<FrontendKey<A>, Frontend, { capacity::FRONTENDS as usize }>;
+type Ranges<A> = LpmTrie<RangeKey<A>, Range, { capacity::RANGES as usize }>;
+type Affinities<A> = LruHashMap<AffinityKey<A>, Affinity<A>, { capacity::AFFINITY as usize }>;
 type Services = Array<Service, { capacity::SERVICES as usize }>;
 type Sets = Array<Set, { capacity::SETS as usize }>;
 type Backends<A> = Array<Backend<A>, { capacity::BACKENDS as usize }>;
@@ -77,6 +83,14 @@ pub(crate) static backends4: Backends<Addr4> = Array::new();
 #[btf_map]
 pub(crate) static backends6: Backends<Addr6> = Array::new();
 #[btf_map]
+pub(crate) static ranges4: Ranges<Addr4> = LpmTrie::new();
+#[btf_map]
+pub(crate) static ranges6: Ranges<Addr6> = LpmTrie::new();
+#[btf_map]
+pub(crate) static affinity4: Affinities<Addr4> = LruHashMap::new();
+#[btf_map]
+pub(crate) static affinity6: Affinities<Addr6> = LruHashMap::new();
+#[btf_map]
 pub(crate) static flows4: Flows<Addr4> = HashMap::new();
 #[btf_map]
 pub(crate) static flows6: Flows<Addr6> = HashMap::new();
@@ -96,6 +110,10 @@ pub(crate) static whole: PerCpuArray<Whole, 1> = PerCpuArray::new();
 pub(crate) static workspace4: PerCpuArray<Workspace<Addr4>, 1> = PerCpuArray::new();
 #[btf_map]
 pub(crate) static workspace6: PerCpuArray<Workspace<Addr6>, 1> = PerCpuArray::new();
+#[btf_map]
+pub(crate) static hops4: PerCpuArray<Hop<Addr4>, HOPS> = PerCpuArray::new();
+#[btf_map]
+pub(crate) static hops6: PerCpuArray<Hop<Addr6>, HOPS> = PerCpuArray::new();
 
 /// The maps of one address family.
 pub(crate) trait Maps: TooBig {
@@ -117,8 +135,14 @@ pub(crate) trait Maps: TooBig {
     fn sets() -> &'static Sets;
     /// `backends4` or `backends6`.
     fn backends() -> &'static Backends<Self::Addr>;
+    /// `ranges4` or `ranges6`.
+    fn ranges() -> &'static Ranges<Self::Addr>;
+    /// `affinity4` or `affinity6`.
+    fn affinities() -> &'static Affinities<Self::Addr>;
     /// `workspace4` or `workspace6`.
     fn workspace() -> &'static PerCpuArray<Workspace<Self::Addr>, 1>;
+    /// `hops4` or `hops6`.
+    fn hops() -> &'static PerCpuArray<Hop<Self::Addr>, HOPS>;
 }
 
 macro_rules! family {
@@ -139,7 +163,10 @@ family! { V4, Addr4:
     services = services4: Services,
     sets = sets4: Sets,
     backends = backends4: Backends<Addr4>,
+    ranges = ranges4: Ranges<Addr4>,
+    affinities = affinity4: Affinities<Addr4>,
     workspace = workspace4: PerCpuArray<Workspace<Addr4>, 1>,
+    hops = hops4: PerCpuArray<Hop<Addr4>, HOPS>,
 }
 
 family! { V6, Addr6:
@@ -152,5 +179,8 @@ family! { V6, Addr6:
     services = services6: Services,
     sets = sets6: Sets,
     backends = backends6: Backends<Addr6>,
+    ranges = ranges6: Ranges<Addr6>,
+    affinities = affinity6: Affinities<Addr6>,
     workspace = workspace6: PerCpuArray<Workspace<Addr6>, 1>,
+    hops = hops6: PerCpuArray<Hop<Addr6>, HOPS>,
 }

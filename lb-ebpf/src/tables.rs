@@ -1,18 +1,24 @@
 //! `lb_common::net::Tables` over the BPF maps, the kernel's clock and its routing table.
 #![allow(unsafe_code)]
 
-use aya_ebpf::{Global, bindings::BPF_NOEXIST, btf_maps::lpm_trie, helpers::generated::bpf_jiffies64};
+use aya_ebpf::{
+    Global,
+    bindings::{BPF_NOEXIST, bpf_sock_tuple},
+    btf_maps::lpm_trie,
+    helpers::generated::{bpf_jiffies64, bpf_sk_lookup_tcp, bpf_sk_lookup_udp, bpf_sk_release},
+};
 use core::ffi::c_void;
 use lb_common::{
     abi::{
-        Address, Backend, Device, Event, Flow, Frontend, FrontendKey, Node, Set, SourceClass, State, Tuple,
+        Address, Affinity, AffinityKey, Backend, Device, Event, Flow, Frontend, FrontendKey, Node, Protocol,
+        RangeKey, Set, SourceClass, State, Tuple,
     },
     maglev,
-    net::{self, Created, Tables},
+    net::{self, Created, Tables, range_bits},
 };
 
 use crate::{
-    fib::{NextHop, look_up},
+    fib::{NextHop, look_up, words},
     maps::{self, Maps, Workspace},
     outcome::add,
 };
@@ -47,6 +53,13 @@ const E2BIG: i32 = -7;
 const ENOMEM: i32 = -12;
 const EBUSY: i32 = -16;
 const EEXIST: i32 = -17;
+
+/// `BPF_F_CURRENT_NETNS`: that of the device.
+const OWN_NAMESPACE: u64 = u64::MAX;
+/// Length of an IPv4 socket's tuple.
+const SOCKET4: u32 = 12;
+/// Length of an IPv6 socket's tuple.
+const SOCKET6: u32 = 36;
 
 /// This CPU's working memory. Programs do not interrupt each other on a CPU, and none uses it twice.
 #[inline(always)]
@@ -145,6 +158,35 @@ impl<F: Maps> Tables<F> for Kernel {
     }
 
     #[inline(always)]
+    fn is_in_range(&self, key: &RangeKey<F::Addr>) -> bool {
+        F::ranges()
+            .get(&lpm_trie::Key::new(range_bits::<F>(), *key))
+            .is_some()
+    }
+
+    #[inline(always)]
+    fn affinity(&self, key: &AffinityKey<F::Addr>) -> Option<&Affinity<F::Addr>> {
+        // SAFETY: a record may change into another client's while it is read, since this kind of map uses its elements
+        // again at once. Whatever is read is checked against the backends in use.
+        unsafe { F::affinities().get(key) }
+    }
+
+    #[inline(always)]
+    fn refresh_affinity(&self, key: &AffinityKey<F::Addr>, tick: u32, timeout: u32) {
+        if let Some(record) = F::affinities().get_ptr_mut(key) {
+            // SAFETY: the pointer is valid until the program ends; each field is one word, and the last writer wins.
+            unsafe { (*record).seen = tick };
+            // SAFETY: as above.
+            unsafe { (*record).timeout = timeout };
+        }
+    }
+
+    #[inline(always)]
+    fn put_affinity(&self, key: &AffinityKey<F::Addr>, affinity: &Affinity<F::Addr>) -> bool {
+        F::affinities().insert(key, affinity, 0).is_ok()
+    }
+
+    #[inline(always)]
     fn entry(&self, key: &Tuple<F::Addr>) -> Option<Entry<F::Addr>> {
         F::flows().get_ptr_mut(key).map(Entry)
     }
@@ -220,7 +262,59 @@ impl<F: Maps> Tables<F> for Kernel {
     }
 
     #[inline(always)]
+    fn is_connected(&self, tuple: &Tuple<F::Addr>) -> bool {
+        let tcp = tuple.protocol == Protocol::Tcp as u8;
+        if !tcp && tuple.protocol != Protocol::Udp as u8 {
+            return false; // the kernel has no helper for it
+        }
+        socket::<F>(self.ctx, tcp, tuple) != 0
+    }
+
+    #[inline(always)]
     fn tick(&self) -> u32 {
         tick()
     }
+}
+
+/// Whether a socket of the packet's own namespace is connected to the packet's sender. A subprogram of its own: the
+/// parameters would not fit into the caller's stack frame.
+#[inline(never)]
+fn socket<F: Maps>(ctx: *mut c_void, tcp: bool, of: &Tuple<F::Addr>) -> u32 {
+    // SAFETY: plain old data, for which all zero is valid.
+    let mut tuple: bpf_sock_tuple = unsafe { core::mem::zeroed() };
+    let (source, destination) = (words::<F>(of.source), words::<F>(of.destination));
+    let (sport, dport) = (of.source_port.to_be(), of.destination_port.to_be());
+    if F::ADDR_LEN == 4 {
+        tuple.__bindgen_anon_1.ipv4.saddr = source[0];
+        tuple.__bindgen_anon_1.ipv4.daddr = destination[0];
+        tuple.__bindgen_anon_1.ipv4.sport = sport;
+        tuple.__bindgen_anon_1.ipv4.dport = dport;
+        is_connected(ctx, tcp, &mut tuple, SOCKET4)
+    } else {
+        tuple.__bindgen_anon_1.ipv6.saddr = source;
+        tuple.__bindgen_anon_1.ipv6.daddr = destination;
+        tuple.__bindgen_anon_1.ipv6.sport = sport;
+        tuple.__bindgen_anon_1.ipv6.dport = dport;
+        is_connected(ctx, tcp, &mut tuple, SOCKET6)
+    }
+}
+
+#[inline(always)]
+fn is_connected(ctx: *mut c_void, tcp: bool, tuple: &mut bpf_sock_tuple, length: u32) -> u32 {
+    let socket = if tcp {
+        // SAFETY: the context is the program's own; the tuple is at least as long as said.
+        unsafe { bpf_sk_lookup_tcp(ctx, tuple, length, OWN_NAMESPACE, 0) }
+    } else {
+        // SAFETY: as above.
+        unsafe { bpf_sk_lookup_udp(ctx, tuple, length, OWN_NAMESPACE, 0) }
+    };
+    if socket.is_null() {
+        return 0;
+    }
+    // A socket that listens, or is not connected, has no peer.
+    // SAFETY: the socket is not null and still held; the verifier checks the field.
+    let port = unsafe { (*socket).dst_port };
+    // SAFETY: it is held, and released once.
+    unsafe { bpf_sk_release(socket.cast()) };
+    (port != 0) as u32
 }

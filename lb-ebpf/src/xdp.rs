@@ -11,7 +11,7 @@ use lb_common::{
 
 use crate::{
     fib::{self, NextHop, look_up},
-    fragment,
+    fragment, hops,
     maps::Maps,
     odd,
     outcome::conclude,
@@ -189,6 +189,9 @@ fn way<F: Maps>(packet: &Xdp, flow: &Flow<F::Addr>, hop: &mut NextHop) -> Outcom
     let Some(length) = F::length(packet) else {
         return Outcome::PassedToTcRoute;
     };
+    if hops::find::<F>(kernel.device, &flow.to, length, hop) {
+        return Outcome::ForwardedFlow;
+    }
     let result = look_up::<F>(kernel.ctx, kernel.device, &flow.to, length, hop);
     if result == fib::TOO_LARGE {
         return Outcome::PassedToTcMtu;
@@ -207,5 +210,6 @@ fn way<F: Maps>(packet: &Xdp, flow: &Flow<F::Addr>, hop: &mut NextHop) -> Outcom
     if result == fib::NO_NEIGHBOUR {
         return Outcome::PassedToTcNeighbour;
     }
+    hops::keep::<F>(kernel.device, &flow.to, hop);
     Outcome::ForwardedFlow
 }

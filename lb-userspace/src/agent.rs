@@ -7,10 +7,12 @@ mod cluster;
 mod devices;
 mod events;
 mod health;
+mod heap;
 pub mod lock;
 mod metrics;
 pub mod report;
 pub mod stale;
+mod taken;
 
 use std::{
     io,
@@ -185,6 +187,7 @@ pub async fn run(config: Config) -> Result<()> {
         (reconciler, for_reconciler)
     });
     let (reconciler, for_reconciler) = reconciler.await.context("the first filling of the maps")?;
+    heap::give_back();
     let (ended, reconciler_ended) = oneshot::channel::<()>();
     thread::Builder::new().name("reconciler".into()).spawn(move || {
         // Dropped at the end of the thread, also by a panic.
@@ -202,7 +205,8 @@ pub async fn run(config: Config) -> Result<()> {
         status: status.clone(),
         cluster: cluster.clone(),
     };
-    tasks.spawn(health::follow(health.clone(), checked, checks_sender));
+    tasks.spawn(health::follow(health.clone(), checked, checks_sender.clone()));
+    tasks.spawn(taken::follow(cluster.clone(), facts.clone(), checks_sender));
     let followed = Followed {
         facts,
         status: status.clone(),

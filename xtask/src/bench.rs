@@ -10,7 +10,7 @@ use anyhow::{Context, Result, ensure};
 use clap::{Args, Subcommand};
 use serde::Deserialize;
 
-use crate::build::{self, OBJECT_VARIABLE};
+use crate::build::{self, BuildArgs, OBJECT_VARIABLE};
 use crate::child::{self, say};
 use crate::report::{Check, Report};
 use crate::setup;
@@ -27,6 +27,13 @@ pub(crate) enum BenchCommand {
     /// `/floor` is how far ours is above it. A row whose program does not do what the row says (verdict,
     /// counters, the packet's bytes) has failed.
     Packets(PacketsArgs),
+    /// What it costs to follow a cluster: processor time, map writes and memory.
+    ///
+    /// The agent's stages (join, plan, write) run on objects in memory and write the real maps; every write is
+    /// counted. 1,000, 10,000 and 30,000 Services with ten endpoints each: everything at once, the same told again,
+    /// one endpoint changed, all endpoints of a Service replaced. Then one change at a time through the
+    /// reconciler's thread, and the memory of a real agent that serves 10,000 Services from a folder.
+    Sync(SyncArgs),
 }
 
 /// How packets are measured.
@@ -41,6 +48,20 @@ pub(crate) struct PacketsArgs {
     /// Only rows with this text in their name (`xdp4`, `established`, ...), and what they are compared with.
     #[arg(long, value_name = "TEXT")]
     filter: Option<String>,
+}
+
+/// How following is measured.
+#[derive(Args, Debug)]
+pub(crate) struct SyncArgs {
+    /// Print one JSON document of all figures that have a target instead of the table.
+    #[arg(long)]
+    json: bool,
+    /// How often everything is written at once; the best counts.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
+    rounds: u32,
+    /// Only this part: cost, tables, events or memory; may be repeated.
+    #[arg(long = "part", value_name = "PART")]
+    parts: Vec<String>,
 }
 
 /// What lb-bench prints.
@@ -58,12 +79,24 @@ pub(crate) fn command(workspace: &Workspace, bench: &BenchCommand) -> Result<Exi
     let (json, document) = match bench {
         BenchCommand::Packets(args) => {
             let own = build::bench_object(workspace, &toolchain)?;
-            let mut run = program(workspace, &object)?;
+            let mut run = program(workspace, &object, Profile::Development)?;
             run.arg("packets").arg("--object").arg(own);
             run.args(["--rounds", &args.rounds.to_string()]);
             if let Some(filter) = &args.filter {
                 run.args(["--filter", filter]);
             }
+            (args.json, measure(&mut run)?)
+        }
+        BenchCommand::Sync(args) => {
+            let release = BuildArgs {
+                release: true,
+                ..BuildArgs::default()
+            };
+            let agent = build::all(workspace, &release)?;
+            let mut run = program(workspace, &object, Profile::Release)?;
+            run.arg("sync").arg("--agent").arg(agent);
+            run.args(["--rounds", &args.rounds.to_string()]);
+            run.args(args.parts.iter().flat_map(|part| ["--part", part]));
             (args.json, measure(&mut run)?)
         }
     };
@@ -75,16 +108,29 @@ pub(crate) fn command(workspace: &Workspace, bench: &BenchCommand) -> Result<Exi
     Ok(report.finish(json)?)
 }
 
-/// Builds lb-bench around the object; the result starts it. The programs in the kernel are always optimised; what runs
-/// them need not be.
-fn program(workspace: &Workspace, object: &Path) -> Result<Command> {
+/// How lb-bench is built. The programs in the kernel are always optimised; what only runs them need not be.
+#[derive(Clone, Copy)]
+enum Profile {
+    Development,
+    Release,
+}
+
+/// Builds lb-bench around the object; the result starts it.
+fn program(workspace: &Workspace, object: &Path, profile: Profile) -> Result<Command> {
     say("building lb-bench");
     let mut build = child::cargo(workspace);
     build.env(OBJECT_VARIABLE, object);
     build.args(["build", "--locked", "--package", "lb-bench"]);
+    let folder = match profile {
+        Profile::Development => "debug",
+        Profile::Release => {
+            build.arg("--release");
+            "release"
+        }
+    };
     child::run(&mut build).context("lb-bench does not build")?;
     Ok(child::command(
-        workspace.target().join("debug/lb-bench"),
+        workspace.target().join(folder).join("lb-bench"),
         workspace,
     ))
 }

@@ -12,6 +12,7 @@ use lb_common::abi::{COUNTERS, Counter, Family as Typed, Hook, Outcome, Tuple, V
 use lb_userspace::{
     apply, load, maps,
     model::{NodeFacts, ServicePort},
+    node,
     plan::{Capacities, PlanSettings, Planner},
 };
 
@@ -161,6 +162,7 @@ where
 fn fill(ebpf: &mut Ebpf, services: &[ServicePort], facts: &NodeFacts) -> Result<()> {
     let mut store = maps::bpf::open(|name| ebpf.take_map(name))?;
     let settings = PlanSettings {
+        hertz: node::hertz().context("cannot learn how fast the kernel's clock ticks")?,
         capacities: Capacities {
             maglev: MAGLEV,
             ..Capacities::default()

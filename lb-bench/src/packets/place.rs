@@ -1,21 +1,22 @@
 //! A network namespace of the calling thread: an uplink to other nodes and clients, a pod's device, routes, and a
 //! neighbour that is always resolved. It ends with the thread.
 
-use std::{fs, net::IpAddr, process::Command};
+use std::net::IpAddr;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use lb_userspace::{
     model::NodeFacts,
     node::{self, Hints, Prefix},
 };
 use nix::{
     net::if_::if_nametoindex,
-    sched::{CloneFlags, CpuSet, sched_setaffinity, unshare},
+    sched::{CpuSet, sched_setaffinity},
     unistd::Pid,
 };
 use tokio::sync::watch;
 
 use super::family::Family;
+use crate::namespace::{self, ip, sysctl};
 
 /// The device that clients and other nodes are behind.
 pub(crate) const UPLINK: &str = "up0";
@@ -56,7 +57,7 @@ pub(crate) fn enter() -> Result<Place> {
     let last = std::thread::available_parallelism()?.get() - 1;
     cpus.set(last)?;
     sched_setaffinity(Pid::from_raw(0), &cpus).context("cannot stay on one processor")?;
-    unshare(CloneFlags::CLONE_NEWNET).context("cannot make a network namespace: are you root?")?;
+    namespace::enter()?;
     // Nobody but the bench sends packets here.
     sysctl("ipv6/conf/default/disable_ipv6", "1")?;
     for line in CONFIGURATION {
@@ -102,21 +103,4 @@ fn facts() -> Result<NodeFacts> {
     let (_sender, receiver) = watch::channel(hints);
     let facts = runtime.block_on(node::watch(receiver))?.borrow().clone();
     Ok(facts)
-}
-
-fn ip(line: &str) -> Result<()> {
-    let family: &[&str] = if line.contains("::") { &["-6"] } else { &[] };
-    let output = Command::new("ip")
-        .args(family)
-        .args(line.split(' '))
-        .output()
-        .context("cannot start `ip`: is iproute2 installed?")?;
-    let error = String::from_utf8_lossy(&output.stderr);
-    ensure!(output.status.success(), "ip {line}: {error}");
-    Ok(())
-}
-
-/// `/proc/sys/net` is that of the calling thread's namespace.
-fn sysctl(name: &str, value: &str) -> Result<()> {
-    fs::write(format!("/proc/sys/net/{name}"), value).with_context(|| format!("cannot set net/{name}"))
 }

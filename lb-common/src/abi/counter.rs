@@ -108,6 +108,8 @@ numbered! {
         PassedToTcError = "passed-to-tc-error";
         /// Passed: headers that are cut short or contradict themselves.
         PassedMalformed = "passed-malformed";
+        /// Passed: of a connection of this node's own, on a port that is a frontend too.
+        PassedOwnConnection = "passed-own-connection";
         /// Forwarded: a flow that is known.
         ForwardedFlow = "forwarded-flow";
         /// Forwarded: the first packet of a new flow.
@@ -122,7 +124,7 @@ numbered! {
         ForwardedSplit = "forwarded-split";
         /// Rejected: the Service has no endpoint anywhere.
         RejectedNoEndpoints = "rejected-no-endpoints";
-        /// Rejected: sent to a Service address that has no such port, by this node itself.
+        /// Rejected: sent to a ClusterIP that has no such port, or by this node itself to another Service address.
         RejectedNoFrontend = "rejected-no-frontend";
         /// Rejected: in the middle of a TCP connection that is not known.
         RejectedUnknownFlow = "rejected-unknown-flow";
@@ -130,6 +132,10 @@ numbered! {
         RejectedTooBig = "rejected-too-big";
         /// Dropped: policy Local, and endpoints on other nodes only.
         DroppedNoLocalEndpoints = "dropped-no-local-endpoints";
+        /// Dropped: the source is in none of the Service's `loadBalancerSourceRanges`.
+        DroppedSourceRange = "dropped-source-range";
+        /// Dropped: to an address of the Services' range that no Service has.
+        DroppedNoService = "dropped-no-service";
         /// Dropped: in the middle of a TCP connection that is not known, and no answer is allowed (a RST).
         DroppedUnknownFlow = "dropped-unknown-flow";
         /// Dropped: a source address that cannot come in on this device.
@@ -158,6 +164,8 @@ numbered! {
         FlowDisplaced = "flow-displaced";
         /// A lost half of a flow was made anew from the other.
         FlowRepaired = "flow-repaired";
+        /// The backend of a client was not noted: the table of affinity could not be written.
+        AffinityFailed = "affinity-failed";
         /// An entry was not made: the table is full (E2BIG).
         CreateFull = "create-full";
         /// An entry was not made: the kernel has no memory for it (ENOMEM).
@@ -199,7 +207,8 @@ impl Outcome {
             | O::PassedExtension
             | O::PassedToTcFragment
             | O::PassedToTcError
-            | O::PassedMalformed => Kind::Passed,
+            | O::PassedMalformed
+            | O::PassedOwnConnection => Kind::Passed,
             O::ForwardedFlow
             | O::ForwardedNew
             | O::ForwardedMidstream
@@ -210,6 +219,8 @@ impl Outcome {
                 Kind::Rejected
             }
             O::DroppedNoLocalEndpoints
+            | O::DroppedSourceRange
+            | O::DroppedNoService
             | O::DroppedUnknownFlow
             | O::DroppedSpoofed
             | O::DroppedFlowsFull

@@ -17,6 +17,13 @@ impl Address {
     pub const NODE_PORTS: u32 = 4;
     /// An address of another node. NodePorts of it are served at the source, for clients on this node only.
     pub const OTHER_NODE: u32 = 8;
+    /// A ClusterIP, at present or until lately. If it is one at present, a port that it does not have is refused; see
+    /// [`FrontendKey::mark_of`].
+    pub const CLUSTER_IP: u32 = 16;
+    /// A LoadBalancer address or an externalIP, at present or until lately: what it does not serve goes on.
+    pub const EXTERNAL: u32 = 32;
+    /// A loopback address that NodePorts are served on, for what is sent by way of the loopback device only.
+    pub const LOCALHOST: u32 = 64;
 
     /// Whether all bits of `flags` are set.
     #[inline(always)]
@@ -38,6 +45,37 @@ pub struct FrontendKey<A> {
     pub protocol: u8,
     /// Zero.
     pub reserved: u8,
+}
+
+impl<A> FrontendKey<A> {
+    /// The key under which there is an entry while a Service has `address` as its ClusterIP. It is no frontend: no
+    /// packet has this protocol. (A flag in [`Address`] would do as well, but a value in a hash can only be replaced
+    /// with a grace period of its own, and a thousand Services may go at once.)
+    #[inline(always)]
+    #[must_use]
+    pub const fn mark_of(address: A) -> Self {
+        Self {
+            address,
+            port: 0,
+            protocol: 0,
+            reserved: 0,
+        }
+    }
+
+    /// Whether this is the key of a mark rather than of a frontend.
+    #[must_use]
+    pub const fn is_mark(&self) -> bool {
+        self.protocol == 0
+    }
+}
+
+impl Frontend {
+    /// The value under [`FrontendKey::mark_of`].
+    pub const MARK: Self = Self {
+        service: u32::MAX,
+        kind: FrontendKind::ClusterIp as u8,
+        reserved: [0; 3],
+    };
 }
 
 /// Where a frontend leads. Replaced as a whole when another Service takes the frontend over.

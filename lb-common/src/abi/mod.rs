@@ -4,6 +4,7 @@
 //! layout are never opened.
 
 mod addr;
+mod affinity;
 mod backend;
 mod counter;
 mod flow;
@@ -11,15 +12,18 @@ mod fragment;
 mod frontend;
 mod node;
 mod pod;
+mod range;
 mod set;
 
 pub use addr::{Addr4, Addr6, Family, Protocol, V4, V6};
+pub use affinity::{Affinity, AffinityKey};
 pub use backend::Backend;
 pub use counter::{COUNTERS, Counter, Event, Hook, Kind, Outcome};
 pub use flow::{Action, Flow, Phase, State, Tuple};
 pub use fragment::{Fragment, FragmentKey};
 pub use frontend::{Address, Frontend, FrontendKey, FrontendKind};
 pub use node::{Device, DeviceKind, Node, Source, SourceClass, XDP_OUT};
+pub use range::{Range, RangeKey};
 pub use set::{ROWS_PER_ELEMENT, Rows, Service, Set};
 
 /// Version of the map layout. Part of the pin directory's name.
@@ -46,6 +50,10 @@ pub mod names {
     pub const BACKENDS: [&str; 2] = ["backends4", "backends6"];
     /// Element index to [`super::Rows`], shared by both families.
     pub const MAGLEV: &str = "maglev";
+    /// Longest prefix of [`super::RangeKey`] to [`super::Range`].
+    pub const RANGES: [&str; 2] = ["ranges4", "ranges6"];
+    /// [`super::AffinityKey`] to [`super::Affinity`].
+    pub const AFFINITY: [&str; 2] = ["affinity4", "affinity6"];
     /// [`super::Tuple`] to [`super::Flow`].
     pub const FLOWS: [&str; 2] = ["flows4", "flows6"];
     /// Slot to the [`super::Tuple`] of a flow that nobody has answered yet.
@@ -76,6 +84,10 @@ pub mod capacity {
     pub const BACKENDS: u32 = 524_288;
     /// Maglev elements of [`super::ROWS_PER_ELEMENT`] rows each.
     pub const MAGLEV: u32 = 262_144;
+    /// Source ranges of all services, per family.
+    pub const RANGES: u32 = 131_072;
+    /// Clients with a backend of their own, per family; the one that was away for longest makes room.
+    pub const AFFINITY: u32 = 65_536;
     /// Flow entries, per family; a flow has two.
     pub const FLOWS: u32 = 262_144;
     /// Slots for flows that nobody has answered yet, per family; a power of two. Each stands for at most two

@@ -34,6 +34,8 @@ pub const XDP_OUT: usize = 8;
 impl Node {
     /// Masquerade all ClusterIP traffic.
     pub const MASQUERADE_ALL: u32 = 1;
+    /// Pods are not told from other clients, so no ClusterIP traffic is masqueraded for being none of a pod.
+    pub const PODS_UNKNOWN: u32 = 2;
 
     /// The shift that makes a tick of about a second out of `hertz` timer interrupts a second.
     #[must_use]

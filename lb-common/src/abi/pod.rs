@@ -24,8 +24,8 @@ macro_rules! pod {
 }
 
 use super::{
-    Addr4, Addr6, Address, Backend, Counter, Device, Flow, Fragment, FragmentKey, Frontend, FrontendKey,
-    Node, Rows, Service, Set, Source, Tuple,
+    Addr4, Addr6, Address, Affinity, AffinityKey, Backend, Counter, Device, Flow, Fragment, FragmentKey,
+    Frontend, FrontendKey, Node, Range, RangeKey, Rows, Service, Set, Source, Tuple,
 };
 
 pod! {
@@ -44,7 +44,14 @@ pod! {
     Address, 4, [u32];
     Backend<Addr4>, 8, [Addr4, u16, u16];
     Backend<Addr6>, 20, [Addr6, u16, u16];
-    Set, 36, [u32, u16, u16, u16, u16, u32, u32, u32, u32, u32, u32];
+    Set, 48, [u32, u16, u16, u16, u16, u32, u32, u32, u32, u32, u32, [u32; 2], u32];
+    AffinityKey<Addr4>, 12, [[u32; 2], Addr4];
+    AffinityKey<Addr6>, 24, [[u32; 2], Addr6];
+    Affinity<Addr4>, 16, [Addr4, u16, u16, u32, u32];
+    Affinity<Addr6>, 28, [Addr6, u16, u16, u32, u32];
+    RangeKey<Addr4>, 8, [u32, Addr4];
+    RangeKey<Addr6>, 20, [u32, Addr6];
+    Range, 4, [u32];
     Service, 8, [u64];
     Rows, 128, [[u16; 64]];
     Node, 60, [u32, u32, u16, u16, u32, u32, u32, u32, [u32; 8]];

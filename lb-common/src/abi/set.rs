@@ -63,10 +63,15 @@ pub struct Set {
     pub cluster_table: u32,
     /// Rows of the Cluster scope's table; 0: the scope is empty.
     pub cluster_rows: u32,
-    /// Idle timeout of client affinity in seconds, with [`Set::AFFINITY`].
+    /// Idle timeout of client affinity in ticks, with [`Set::AFFINITY`].
     pub affinity_timeout: u32,
     /// The service this set was made for.
     pub service: u32,
+    /// What the service port is called, as a number: the same for as long as it has its name, whichever process
+    /// writes the maps. Records of client affinity are kept under it.
+    pub identity: [u32; 2],
+    /// Number of the table of source ranges, with [`Set::RANGES`].
+    pub ranges: u32,
 }
 
 impl Set {
@@ -78,6 +83,12 @@ impl Set {
     pub const ENDPOINTS_EXIST: u16 = 4;
     /// `sessionAffinity: ClientIP`.
     pub const AFFINITY: u16 = 8;
+
+    /// `loadBalancerSourceRanges`: LoadBalancer addresses are for the sources in a table of ranges only.
+    pub const RANGES: u16 = 16;
+    /// The node's own address is inside the ranges. So is, then, a client that has taken the LoadBalancer address
+    /// itself as its source: that address is the node's too.
+    pub const RANGES_WITH_NODE: u16 = 32;
 
     /// Whether all bits of `flags` are set.
     #[inline(always)]

@@ -8,13 +8,17 @@
 //! tuple. A forward half without its reverse half is never used for a new flow. A tuple that another flow
 //! owns is left to it: the new flow gets another source port.
 
-use crate::abi::{Action, Address, DeviceKind, Event, Flow, FrontendKey, Kind, Outcome, Phase, State, Tuple};
+use crate::abi::{
+    Action, Address, Affinity, AffinityKey, DeviceKind, Event, Flow, FrontendKey, Kind, Outcome, Phase,
+    RangeKey, Set, State, Tuple,
+};
 
 use super::{
     Entry, Net, Parsed, Tables,
+    affinity::{keep, recall},
     install::{displace, install},
     lifetime, next_state,
-    open::{plan, turn, turn_back},
+    open::{direct, pick, plan, turn, turn_back},
     tcp_flag::SYN,
 };
 
@@ -56,6 +60,30 @@ pub struct Scratch<A> {
     pub new_port: u16,
     /// 1: the flow goes back to its own client.
     pub hairpin: u16,
+    /// 1: the source changes behind the routing decision, by a second translation.
+    pub second: u16,
+    /// 1: the backend is chosen anew, not the one that the client had.
+    pub new_choice: u16,
+    /// [`Scope`](super::Scope) of the flow as a number.
+    pub scope: u16,
+    /// 1: the packet is in the middle of a connection.
+    pub midstream: u16,
+    /// Flags of the backend.
+    pub backend: u16,
+    /// [`crate::abi::FrontendKind`] of the frontend as a number.
+    pub frontend_kind: u16,
+    /// [`crate::abi::SourceClass`] of the client as a number.
+    pub source_class: u16,
+    /// Position of the backend within its set.
+    pub position: u32,
+    /// What the row of a table is found by.
+    pub row_hash: u32,
+    /// The client whose backend is looked up.
+    pub affinity_key: AffinityKey<A>,
+    /// The backend that a client had, or has now.
+    pub affinity: Affinity<A>,
+    /// The source that is looked up among the ranges.
+    pub range: RangeKey<A>,
 }
 
 /// What [`before`] comes to.
@@ -112,16 +140,33 @@ fn open<F: Net, T: Tables<F>>(
     scratch: &mut Scratch<F::Addr>,
     address: Address,
 ) -> Outcome {
-    let outcome = plan(tables, arrival, scratch, address);
-    if outcome.kind() != Kind::Forwarded {
+    let mut set = None;
+    let outcome = plan(tables, arrival, scratch, address, &mut set);
+    if outcome != Outcome::ForwardedNew {
         return outcome;
+    }
+    let Some(set) = set else {
+        return Outcome::DroppedInconsistent;
+    };
+    if set.has(Set::AFFINITY) {
+        recall(tables, scratch, set);
+    }
+    let picked = pick(tables, scratch, set);
+    if picked != Outcome::ForwardedNew {
+        return picked;
+    }
+    if set.has(Set::AFFINITY) && scratch.new_choice != 0 {
+        keep(tables, scratch, set);
+    }
+    let directed = direct(tables, arrival, scratch);
+    if directed != Outcome::ForwardedNew {
+        return directed;
     }
     let installed = install(tables, scratch);
     if installed != Outcome::ForwardedNew {
         return installed;
     }
-    let from_pod = matches!(arrival.kind, DeviceKind::Pod | DeviceKind::BridgePort);
-    if from_pod && scratch.hairpin != 0 {
+    if scratch.second != 0 {
         // Second, since it begins with the source port that the first has found.
         let turned = turn(tables, arrival, scratch);
         let installed = if turned == Outcome::ForwardedNew {
@@ -139,7 +184,11 @@ fn open<F: Net, T: Tables<F>>(
         }
     }
     displace(tables, scratch, scratch.hash);
-    outcome
+    if scratch.midstream != 0 {
+        Outcome::ForwardedMidstream
+    } else {
+        Outcome::ForwardedNew
+    }
 }
 
 /// A packet behind the routing decision; says so in its tuple.

@@ -25,6 +25,16 @@ pub fn flow_hash<F: Net>(tuple: &Tuple<F::Addr>, seed: u32) -> u32 {
     finish(mix(hash, tuple.protocol as u32))
 }
 
+/// Hash of a client, whatever it sends from and to.
+#[inline(always)]
+pub(super) fn client_hash<F: Net>(client: F::Addr, seed: u32) -> u32 {
+    let mut hash = seed;
+    for word in F::words(client) {
+        hash = mix(hash, word);
+    }
+    finish(hash)
+}
+
 #[inline(always)]
 const fn mix(hash: u32, word: u32) -> u32 {
     let word = word

@@ -7,6 +7,7 @@
 //! Nothing here touches a packet or a map by itself, so the code that runs in the kernel is the code that
 //! the tests on the host run.
 
+mod affinity;
 mod checksum;
 mod crc32c;
 mod cursor;
@@ -14,6 +15,7 @@ mod decide;
 mod edit;
 mod flow;
 mod fragment;
+mod frontend;
 mod hash;
 mod icmp;
 mod install;
@@ -33,6 +35,7 @@ pub use decide::{Choice, Client, Scope, choose, client};
 pub use edit::{Differences, Edit, differences};
 pub use flow::{After, Arrival, Before, Scratch, after, before, sweep};
 pub use fragment::{Fragments, later_tuple, remember, translate_later};
+pub use frontend::range_bits;
 pub use hash::flow_hash;
 pub use icmp::translate_error;
 pub use layers::{HEADERS, Headers, Layers, Read};

@@ -1,15 +1,21 @@
 //! Opening a flow: whom a packet is addressed to, who may use what, and how it gets there.
 //!
-//! [`plan`] decides on a new flow and leaves its forward half in the scratch memory; [`turn`] makes the second
-//! translation of a flow that goes back to its own client. Nothing is inserted here: see `install`.
+//! [`plan`] decides on a new flow; [`pick`] makes its forward half in the scratch memory; [`direct`] says how it gets there and
+//! back; [`turn`] makes the second
+//! translation of a flow whose source has to change behind the routing decision. Nothing is inserted here: see `install`.
 
-use crate::abi::{Action, Address, Backend, DeviceKind, FrontendKind, Outcome, Phase, Protocol, Set, State};
+use crate::abi::{
+    Action, Address, Backend, DeviceKind, FrontendKind, Node, Outcome, Phase, Set, SourceClass, State,
+};
 
 use super::{
-    Choice, Client, Net, Scope, Tables, choose, client,
+    Choice, Client, Net, Scope, Tables,
+    affinity::NONE,
+    choose, client,
     flow::{Arrival, Scratch, forget},
     flow_hash,
-    tcp_flag::{ACK, RST, SYN},
+    frontend::{frontend, is_first, is_own, lets_in, unserved},
+    tcp_flag::RST,
 };
 
 #[inline(always)]
@@ -17,43 +23,27 @@ const fn actions(own: Action, twin: Action) -> u8 {
     own as u8 | (twin as u8) << 4
 }
 
-/// The frontend a packet is addressed to: an exact one first, then a NodePort.
-#[inline(always)]
-fn frontend<F: Net, T: Tables<F>>(
-    tables: &T,
-    scratch: &mut Scratch<F::Addr>,
-    address: Address,
-    client: Client,
-) -> Option<(u32, FrontendKind)> {
-    let tuple = &scratch.parsed.tuple;
-    scratch.frontend.address = tuple.destination;
-    scratch.frontend.port = tuple.destination_port;
-    scratch.frontend.protocol = tuple.protocol;
-    let mut found = None;
-    if address.has(Address::VIP) {
-        found = tables.frontend(&scratch.frontend);
-    }
-    // Another node's NodePort is served at the source: for the clients of this node only.
-    let elsewhere = address.has(Address::OTHER_NODE) && matches!(client, Client::Pod | Client::Node);
-    if found.is_none() && (elsewhere || address.has(Address::NODE_PORTS)) {
-        scratch.frontend.address = F::Addr::default();
-        found = tables.frontend(&scratch.frontend);
-    }
-    found.map(|f| (f.service, FrontendKind::from_number(f.kind)))
-}
-
-/// Decides on a new flow: leaves its forward half in `scratch` if the outcome is one of forwarding.
+/// Decides on a new flow. If the outcome is [`Outcome::ForwardedNew`], `chosen` is the set that its backend is in, and
+/// `scratch.scope` says which part of it.
+///
+/// What later steps need goes through `scratch` rather than registers: the verifier follows every combination of
+/// what it knows of registers. And the steps are many small ones, one after the other, because of the stack.
 #[inline(never)]
-pub(super) fn plan<F: Net, T: Tables<F>>(
-    tables: &T,
+pub(super) fn plan<'a, F: Net, T: Tables<F>>(
+    tables: &'a T,
     arrival: &Arrival,
     scratch: &mut Scratch<F::Addr>,
     address: Address,
+    chosen: &mut Option<&'a Set>,
 ) -> Outcome {
-    let client = client(tables.source(&scratch.parsed.tuple.source), arrival.kind);
-    let Some((service, kind)) = frontend(tables, scratch, address, client) else {
-        return Outcome::PassedNoFrontend;
+    let class = tables.source(&scratch.parsed.tuple.source);
+    let client = client(class, arrival.kind);
+    let Some((service, kind)) = frontend(tables, scratch, address, arrival.kind, client) else {
+        return unserved(tables, scratch, address);
     };
+    if is_own(tables, scratch, address) {
+        return Outcome::PassedOwnConnection;
+    }
     if client == Client::Spoofed {
         return Outcome::DroppedSpoofed;
     }
@@ -66,11 +56,14 @@ pub(super) fn plan<F: Net, T: Tables<F>>(
     if flags & RST != 0 {
         return Outcome::DroppedUnknownFlow;
     }
-    let (scope, table, rows) = match choose(kind, client, set) {
-        Choice::Forward { scope, table, rows } => (scope, table, rows),
+    if !lets_in(tables, scratch, set, kind) {
+        return Outcome::DroppedSourceRange;
+    }
+    let scope = match choose(kind, client, set) {
+        Choice::Forward { scope, .. } => scope,
         Choice::Refuse(outcome) => return outcome,
     };
-    let first = flags & (SYN | ACK) == SYN || scratch.parsed.tuple.protocol != Protocol::Tcp as u8;
+    let first = is_first(scratch.parsed.tuple.protocol, flags);
     if !first {
         // Any node would have made the same choice; other choices cannot be known again.
         let common = client == Client::Outside && scope == Scope::Cluster && !set.has(Set::AFFINITY);
@@ -78,21 +71,49 @@ pub(super) fn plan<F: Net, T: Tables<F>>(
             return Outcome::RejectedUnknownFlow;
         }
     }
+    scratch.scope = scope as u16;
+    scratch.source_class = class as u16;
+    scratch.frontend_kind = kind as u16;
+    scratch.midstream = !first as u16;
+    *chosen = Some(set);
+    Outcome::ForwardedNew
+}
+
+/// Chooses the backend, unless the client has one already, and makes the forward half of the flow, as if the stack
+/// routed it both ways.
+#[inline(never)]
+pub(super) fn pick<F: Net, T: Tables<F>>(tables: &T, scratch: &mut Scratch<F::Addr>, set: &Set) -> Outcome {
     let Some(node) = tables.node() else {
         return Outcome::DroppedInconsistent;
     };
-    let hash = flow_hash::<F>(&scratch.parsed.tuple, node.seed);
-    let Some(position) = tables.row(table, rows, hash) else {
-        return Outcome::DroppedInconsistent;
+    scratch.hash = flow_hash::<F>(&scratch.parsed.tuple, node.seed);
+    if !set.has(Set::AFFINITY) {
+        scratch.row_hash = scratch.hash;
+        scratch.position = NONE;
+    }
+    let (table, rows) = if scratch.scope == Scope::Local as u16 {
+        (set.local_table, set.local_rows)
+    } else {
+        (set.cluster_table, set.cluster_rows)
     };
-    let Some(backend) = tables.backend(set.backends.wrapping_add(position as u32)) else {
+    if scratch.position == NONE {
+        let Some(row) = tables.row(table, rows, scratch.row_hash) else {
+            return Outcome::DroppedInconsistent;
+        };
+        scratch.new_choice = 1;
+        scratch.position = row as u32;
+    } else {
+        scratch.new_choice = 0;
+    }
+    let Some(backend) = tables.backend(set.backends.wrapping_add(scratch.position)) else {
         return Outcome::DroppedInconsistent;
     };
 
     let tick = tables.tick();
-    scratch.hash = hash;
+    scratch.backend = backend.flags;
     scratch.new_port = 0;
     scratch.hairpin = 0;
+    scratch.second = 0;
     scratch.key = scratch.parsed.tuple;
     scratch.flow.to = scratch.key;
     scratch.flow.to.destination = backend.address;
@@ -106,12 +127,34 @@ pub(super) fn plan<F: Net, T: Tables<F>>(
     scratch.flow.state = State::New as u8;
     scratch.flow.action = actions(Action::Stack, Action::Stack);
     scratch.flow.flags = 0;
-    let here = backend.flags & Backend::<F::Addr>::LOCAL != 0;
-    let host = backend.flags & Backend::<F::Addr>::HOST != 0;
+    Outcome::ForwardedNew
+}
+
+/// Says how the flow in `scratch` gets to its backend and back.
+#[inline(never)]
+pub(super) fn direct<F: Net, T: Tables<F>>(
+    tables: &T,
+    arrival: &Arrival,
+    scratch: &mut Scratch<F::Addr>,
+) -> Outcome {
+    let Some(node) = tables.node() else {
+        return Outcome::DroppedInconsistent;
+    };
+    let here = scratch.backend & Backend::<F::Addr>::LOCAL != 0;
+    let host = scratch.backend & Backend::<F::Addr>::HOST != 0;
+    let cluster_ip = scratch.frontend_kind == FrontendKind::ClusterIp as u16;
+    if cluster_ip && node.flags & Node::MASQUERADE_ALL != 0 {
+        // What the stack gives to a process of this node does not pass another program of ours.
+        scratch.second = !(here && host) as u16;
+    }
     match arrival.kind {
         DeviceKind::Pod | DeviceKind::BridgePort => {
             // Back to the client itself: it must not see its own address as its peer.
-            scratch.hairpin = (backend.address == scratch.key.source) as u16;
+            if scratch.flow.to.destination == scratch.key.source {
+                scratch.hairpin = 1;
+                scratch.second = 1;
+            }
+            Outcome::ForwardedNew
         }
         // To a socket of this node, from this node: received on `lo`.
         DeviceKind::Host | DeviceKind::Loopback if here && host => {
@@ -121,61 +164,71 @@ pub(super) fn plan<F: Net, T: Tables<F>>(
                 scratch.flow.device = node.loopback;
                 scratch.flow.twin_device = arrival.device;
             }
+            Outcome::ForwardedNew
+        }
+        DeviceKind::Host | DeviceKind::Loopback => {
+            // A loopback address, or a Service address that is this node's too: the reply would not come back.
+            if scratch.source_class != SourceClass::Node as u16 {
+                scratch.new_port = 1;
+            } else if let Some(source) = tables.address(&scratch.key.source)
+                && source.has(Address::VIP)
+            {
+                scratch.new_port = 1;
+            }
+            around(tables, arrival, scratch)
         }
         // Through the stack; its replies are undone behind the routing decision.
-        DeviceKind::Uplink | DeviceKind::Tunnel | DeviceKind::Bridge if here => {}
-        _ => {
-            let outcome = around(tables, arrival, scratch, here);
-            if outcome != Outcome::ForwardedNew {
-                return outcome;
-            }
+        DeviceKind::Uplink | DeviceKind::Tunnel | DeviceKind::Bridge if here => Outcome::ForwardedNew,
+        // Anybody could be a pod, and a pod's source is kept. Where the reply goes then is up to the network.
+        DeviceKind::Uplink | DeviceKind::Tunnel | DeviceKind::Bridge
+            if cluster_ip
+                && node.flags & (Node::MASQUERADE_ALL | Node::PODS_UNKNOWN) == Node::PODS_UNKNOWN =>
+        {
+            Outcome::ForwardedNew
         }
-    }
-    if first {
-        Outcome::ForwardedNew
-    } else {
-        Outcome::ForwardedMidstream
+        DeviceKind::Uplink | DeviceKind::Tunnel | DeviceKind::Bridge => {
+            scratch.new_port = 1;
+            around(tables, arrival, scratch)
+        }
     }
 }
 
-/// Around the stack, out of the device that the routes name.
+/// Around the stack, out of the device that the routes name. If the source port is to be a new one, so is the source.
 #[inline(always)]
-fn around<F: Net, T: Tables<F>>(
-    tables: &T,
-    arrival: &Arrival,
-    scratch: &mut Scratch<F::Addr>,
-    here: bool,
-) -> Outcome {
+fn around<F: Net, T: Tables<F>>(tables: &T, arrival: &Arrival, scratch: &mut Scratch<F::Addr>) -> Outcome {
     let Some(device) = tables.route(&scratch.flow.to) else {
         return Outcome::DroppedNoRoute;
     };
     let Some(out) = tables.device(device) else {
         return Outcome::DroppedNoRoute;
     };
-    let from_node = matches!(arrival.kind, DeviceKind::Host | DeviceKind::Loopback);
-    let back = if from_node {
+    let back = if matches!(arrival.kind, DeviceKind::Host | DeviceKind::Loopback) {
         Action::Receive
     } else {
         Action::Neighbour
     };
+    scratch.second = 0;
     scratch.flow.to.phase = Phase::Before as u8;
     scratch.flow.action = actions(Action::Neighbour, back);
     scratch.flow.device = device;
     scratch.flow.twin_device = arrival.device;
     let tunnel = DeviceKind::from_number(out.kind) == DeviceKind::Tunnel;
-    if !from_node || (tunnel && !here) {
+    if tunnel && scratch.backend & Backend::<F::Addr>::LOCAL == 0 {
+        scratch.new_port = 1;
+    }
+    if scratch.new_port != 0 {
         let source = F::snat(out);
         if source == F::Addr::default() {
             return Outcome::DroppedNoRoute;
         }
         scratch.flow.to.source = source;
-        scratch.new_port = 1;
     }
     Outcome::ForwardedNew
 }
 
-/// Turns `scratch` to the second translation of a flow that goes back to its own client: its source becomes
-/// this node's address behind the routing decision, so that the stack sees one tuple in both directions.
+/// Turns `scratch` to the second translation of a flow whose source has to change although the stack routes it (back
+/// to its own client, or masqueraded): it becomes this node's address behind the routing decision, so that the
+/// stack sees one tuple in both directions.
 #[inline(never)]
 pub(super) fn turn<F: Net, T: Tables<F>>(
     tables: &T,
@@ -184,7 +237,12 @@ pub(super) fn turn<F: Net, T: Tables<F>>(
 ) -> Outcome {
     scratch.first_key = scratch.key;
     scratch.first_flow = scratch.flow;
-    let Some(device) = tables.device(arrival.device) else {
+    let way = if scratch.hairpin != 0 {
+        Some(arrival.device)
+    } else {
+        tables.route(&scratch.flow.to)
+    };
+    let Some(device) = way.and_then(|way| tables.device(way)) else {
         return Outcome::DroppedNoRoute;
     };
     let source = F::snat(device);

@@ -2,7 +2,8 @@
 //! in tests.
 
 use crate::abi::{
-    Address, Backend, Device, Event, Flow, Frontend, FrontendKey, Node, Set, SourceClass, State, Tuple,
+    Address, Affinity, AffinityKey, Backend, Device, Event, Flow, Frontend, FrontendKey, Node, RangeKey, Set,
+    SourceClass, State, Tuple,
 };
 
 use super::Net;
@@ -46,6 +47,15 @@ pub trait Tables<F: Net> {
     /// A backend by its index.
     fn backend(&self, index: u32) -> Option<&Backend<F::Addr>>;
 
+    /// Whether a range in the table of `key` has its address.
+    fn is_in_range(&self, key: &RangeKey<F::Addr>) -> bool;
+    /// The backend that a client had last.
+    fn affinity(&self, key: &AffinityKey<F::Addr>) -> Option<&Affinity<F::Addr>>;
+    /// Notes a client's new flow in its record, if that is still there.
+    fn refresh_affinity(&self, key: &AffinityKey<F::Addr>, tick: u32, timeout: u32);
+    /// Notes a client's backend; `false`: the table could not be written.
+    fn put_affinity(&self, key: &AffinityKey<F::Addr>, affinity: &Affinity<F::Addr>) -> bool;
+
     /// The flow entry with this key, to be written to.
     fn entry(&self, key: &Tuple<F::Addr>) -> Option<Self::Entry<'_>>;
     /// The flow entry with this key.
@@ -70,6 +80,8 @@ pub trait Tables<F: Net> {
     fn device(&self, index: u32) -> Option<&Device>;
     /// Interface index of the device by which packets from `from` to `to` leave, from the kernel's routes.
     fn route(&self, tuple: &Tuple<F::Addr>) -> Option<u32>;
+    /// Whether a process of this node is connected to the packet's sender by the packet's ports.
+    fn is_connected(&self, tuple: &Tuple<F::Addr>) -> bool;
     /// The clock: ticks of about a second.
     fn tick(&self) -> u32;
 }

@@ -15,8 +15,9 @@ use std::{format, string::String, vec};
 use super::arena::Arena;
 use super::packet::Endpoint;
 use crate::abi::{
-    Address, Backend, Device, Event, Flow, Fragment, FragmentKey, Frontend, FrontendKey, FrontendKind, Node,
-    Protocol, ROWS_PER_ELEMENT, Rows, Service, Set, SourceClass, State, Tuple,
+    Address, Affinity, AffinityKey, Backend, Device, Event, Flow, Fragment, FragmentKey, Frontend,
+    FrontendKey, FrontendKind, Node, Protocol, ROWS_PER_ELEMENT, RangeKey, Rows, Service, Set, SourceClass,
+    State, Tuple,
 };
 use crate::maglev::{self, Preference};
 use crate::net::{self, Created, Fragments, Net, Tables, sweep};
@@ -41,6 +42,10 @@ pub struct SimTables<F: Net> {
     pub sets: Vec<Set>,
     /// Backends of all sets.
     pub backends: Vec<Backend<F::Addr>>,
+    /// Source ranges: number of the table, address, length in bits.
+    pub ranges: Vec<(u32, F::Addr, usize)>,
+    /// Connections of this node's own, as their packets come in.
+    pub connected: Vec<Tuple<F::Addr>>,
     /// Elements of all lookup tables.
     pub maglev: Vec<Rows>,
     /// Node-wide settings.
@@ -53,6 +58,10 @@ pub struct SimTables<F: Net> {
     pub tick: Cell<u32>,
     /// How many entries the flow table takes.
     pub capacity: usize,
+    /// Whether clients' backends can be noted.
+    pub affinity_fails: Cell<bool>,
+    affinity: RefCell<BTreeMap<AffinityKey<F::Addr>, u32>>,
+    records: Arena<Affinity<F::Addr>>,
     flows: RefCell<BTreeMap<Tuple<F::Addr>, u32>>,
     entries: Arena<Flow<F::Addr>>,
     embryos: RefCell<BTreeMap<u32, Tuple<F::Addr>>>,
@@ -85,6 +94,8 @@ impl<F: Net> Default for SimTables<F> {
             services: vec![],
             sets: vec![],
             backends: vec![],
+            ranges: vec![],
+            connected: vec![],
             maglev: vec![],
             node: Node {
                 snat_first: 50_000,
@@ -97,6 +108,9 @@ impl<F: Net> Default for SimTables<F> {
             route: Box::new(|_| None),
             tick: Cell::new(1000),
             capacity: usize::MAX,
+            affinity_fails: Cell::new(false),
+            affinity: RefCell::default(),
+            records: Arena::default(),
             flows: RefCell::default(),
             entries: Arena::default(),
             embryos: RefCell::default(),
@@ -142,6 +156,8 @@ impl<F: Net> SimTables<F> {
             cluster_rows,
             affinity_timeout: 0,
             service,
+            identity: [service, 0],
+            ranges: 0,
         });
         self.services[service as usize] = Service::new(self.sets.len() as u32 - 1, 0);
     }
@@ -173,7 +189,15 @@ impl<F: Net> SimTables<F> {
         let address = match kind {
             FrontendKind::NodePort => F::Addr::default(),
             _ => {
-                self.add_address(at.ip(), Address::VIP);
+                let flag = match kind {
+                    FrontendKind::ClusterIp => Address::CLUSTER_IP,
+                    _ => Address::EXTERNAL,
+                };
+                self.add_address(at.ip(), Address::VIP | flag);
+                if kind == FrontendKind::ClusterIp {
+                    let mark = FrontendKey::mark_of(address::<F>(at.ip()));
+                    self.frontends.insert(mark, Frontend::MARK);
+                }
                 address::<F>(at.ip())
             }
         };
@@ -241,6 +265,12 @@ impl<F: Net> SimTables<F> {
     }
 }
 
+/// Whether the first `length` bits of an address are those of `prefix`.
+fn begins<F: Net>(address: &F::Addr, prefix: &F::Addr, length: usize) -> bool {
+    let bit = |a: &F::Addr, n: usize| a.as_ref()[n / 8] >> (7 - n % 8) & 1;
+    (0..length).all(|n| bit(prefix, n) == bit(address, n))
+}
+
 /// An entry of the flow table: what it was when it was found, and where to write.
 #[derive(Debug)]
 pub struct SimEntry<'a, F: Net> {
@@ -281,10 +311,9 @@ impl<F: Net> Tables<F> for SimTables<F> {
     }
 
     fn source(&self, address: &F::Addr) -> SourceClass {
-        let bit = |a: &F::Addr, n: usize| a.as_ref()[n / 8] >> (7 - n % 8) & 1;
         self.sources
             .iter()
-            .filter(|(prefix, length, _)| (0..*length).all(|n| bit(prefix, n) == bit(address, n)))
+            .filter(|(prefix, length, _)| begins::<F>(address, prefix, *length))
             .max_by_key(|(_, length, _)| *length)
             .map_or(SourceClass::Outside, |(_, _, class)| *class)
     }
@@ -309,6 +338,36 @@ impl<F: Net> Tables<F> for SimTables<F> {
 
     fn backend(&self, index: u32) -> Option<&Backend<F::Addr>> {
         self.backends.get(index as usize)
+    }
+
+    fn is_in_range(&self, key: &RangeKey<F::Addr>) -> bool {
+        self.ranges
+            .iter()
+            .any(|(table, prefix, length)| *table == key.table && begins::<F>(&key.address, prefix, *length))
+    }
+
+    fn affinity(&self, key: &AffinityKey<F::Addr>) -> Option<&Affinity<F::Addr>> {
+        let number = *self.affinity.borrow().get(key)?;
+        Some(self.records.get(number))
+    }
+
+    fn refresh_affinity(&self, key: &AffinityKey<F::Addr>, tick: u32, timeout: u32) {
+        if let Some(number) = self.affinity.borrow_mut().get_mut(key) {
+            *number = self.records.push(Affinity {
+                seen: tick,
+                timeout,
+                ..*self.records.get(*number)
+            });
+        }
+    }
+
+    fn put_affinity(&self, key: &AffinityKey<F::Addr>, affinity: &Affinity<F::Addr>) -> bool {
+        if self.affinity_fails.get() {
+            return false;
+        }
+        let number = self.records.push(*affinity);
+        self.affinity.borrow_mut().insert(*key, number);
+        true
     }
 
     fn entry(&self, key: &Tuple<F::Addr>) -> Option<SimEntry<'_, F>> {
@@ -365,6 +424,10 @@ impl<F: Net> Tables<F> for SimTables<F> {
 
     fn route(&self, tuple: &Tuple<F::Addr>) -> Option<u32> {
         (self.route)(tuple)
+    }
+
+    fn is_connected(&self, tuple: &Tuple<F::Addr>) -> bool {
+        self.connected.contains(tuple)
     }
 
     fn tick(&self) -> u32 {

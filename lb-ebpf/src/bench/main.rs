@@ -28,7 +28,7 @@ use crate::{floor::Floor, raw::Raw, restore::restore};
 /// TC verdict: on to the next program (`TCX_NEXT`).
 const TC_NEXT: i32 = -1;
 
-#[xdp]
+#[xdp(frags)]
 pub fn empty_xdp(_: XdpContext) -> u32 {
     XDP_PASS
 }
@@ -38,7 +38,7 @@ pub fn empty_tc(_: TcContext) -> i32 {
     TC_NEXT
 }
 
-#[xdp]
+#[xdp(frags)]
 pub fn restore_xdp4(ctx: XdpContext) -> u32 {
     if restore::<V4>(Raw::xdp(&ctx)) {
         restore::jump_xdp(&ctx);
@@ -46,7 +46,7 @@ pub fn restore_xdp4(ctx: XdpContext) -> u32 {
     0
 }
 
-#[xdp]
+#[xdp(frags)]
 pub fn restore_xdp6(ctx: XdpContext) -> u32 {
     if restore::<V6>(Raw::xdp(&ctx)) {
         restore::jump_xdp(&ctx);
@@ -73,12 +73,12 @@ pub fn restore_tc6(ctx: TcContext) -> i32 {
 /// A floor, for both families, at XDP and at TC. Zero is the verdict of a floor that did not get to its end.
 macro_rules! floors {
     ($($floor:expr => $xdp4:ident $xdp6:ident $tc4:ident $tc6:ident;)+) => {$(
-        #[xdp]
+        #[xdp(frags)]
         pub fn $xdp4(ctx: XdpContext) -> u32 {
             if floor::run::<V4>(Raw::xdp(&ctx), $floor) { XDP_PASS } else { 0 }
         }
 
-        #[xdp]
+        #[xdp(frags)]
         pub fn $xdp6(ctx: XdpContext) -> u32 {
             if floor::run::<V6>(Raw::xdp(&ctx), $floor) { XDP_PASS } else { 0 }
         }

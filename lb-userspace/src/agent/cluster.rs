@@ -12,6 +12,7 @@ use tokio::sync::{mpsc, watch};
 use crate::{
     apply::{self, Inbox, Update},
     model::{HealthCheck, Index, NodeIdentity, NodeObject, ObjectKey, ServicePort},
+    node::PortSet,
     source::{Event, SourceStatus},
 };
 
@@ -42,6 +43,15 @@ pub(super) struct Cluster {
 }
 
 impl Cluster {
+    /// All ports of nodes that are Services' own.
+    pub(super) fn node_ports(&self) -> PortSet {
+        let frontends = self.served.values().flatten().flat_map(|port| &port.frontends);
+        frontends
+            .filter(|frontend| frontend.address.is_none())
+            .map(|frontend| frontend.port)
+            .collect()
+    }
+
     /// All addresses that are Services' own.
     pub(super) fn addresses(&self) -> BTreeSet<IpAddr> {
         let ports = self.served.values().flatten();

@@ -19,7 +19,10 @@ use crate::{
     apply::{self, Inbox, Status},
     load::{Attachments, OnUplink, Target, UplinkHook},
     model::NodeFacts,
-    node::host::{Host, Kept},
+    node::{
+        PortSet,
+        host::{Host, Kept, Others},
+    },
 };
 
 /// What failed on a device is tried again this often; devices recover without telling.
@@ -70,15 +73,24 @@ pub(super) async fn follow(
     let mut look = time::Instant::now();
     let xdp = equipment.attachments.hook().is_xdp();
     loop {
-        let (addresses, nodes) = {
+        let (addresses, node_ports, others) = {
             let cluster = followed.cluster.borrow_and_update();
-            (cluster.addresses(), cluster.other_nodes.clone())
+            let others = Others {
+                nodes: cluster.other_nodes.clone(),
+                pods: cluster
+                    .other_pod_prefixes
+                    .iter()
+                    .map(|(first, _)| *first)
+                    .collect(),
+            };
+            (cluster.addresses(), cluster.node_ports(), others)
         };
         let now = Known {
             facts: followed.facts.borrow_and_update().clone(),
             written: followed.status.borrow_and_update().devices.clone(),
             addresses,
-            nodes,
+            node_ports,
+            others,
         };
         if now.facts != known.facts {
             changes.send(apply::Change::Facts(Arc::new(now.facts.clone())));
@@ -111,8 +123,8 @@ struct Known {
     /// Interface indices of the devices that the maps know.
     written: BTreeSet<u32>,
     addresses: BTreeSet<IpAddr>,
-    /// Addresses of the other nodes.
-    nodes: BTreeSet<IpAddr>,
+    node_ports: PortSet,
+    others: Others,
 }
 
 impl Equipment {
@@ -121,7 +133,8 @@ impl Equipment {
             facts,
             written,
             addresses,
-            nodes,
+            node_ports,
+            others,
         } = known;
         let targets = facts
             .devices
@@ -140,14 +153,21 @@ impl Equipment {
                 .iter()
                 .map(|e| chain(e)),
         );
+        failures.extend(
+            self.host
+                .reserve(node_ports)
+                .await
+                .err()
+                .map(|error| chain(&error)),
+        );
         // TC resolves by itself. Without XDP only what a process before has kept is let go.
-        let none = BTreeSet::new();
-        let nodes = if self.attachments.hook().is_xdp() {
-            nodes
+        let none = Others::default();
+        let others = if self.attachments.hook().is_xdp() {
+            others
         } else {
             &none
         };
-        let (kept, errors) = self.host.keep_resolved(nodes, facts).await;
+        let (kept, errors) = self.host.keep_resolved(others, facts).await;
         failures.extend(errors.iter().map(|e| chain(e)));
         let mut programs: BTreeMap<String, Vec<String>> = BTreeMap::new();
         for (device, direction, program) in self.attachments.list() {

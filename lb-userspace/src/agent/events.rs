@@ -32,6 +32,7 @@ pub(super) async fn follow(
                 .iter()
                 .map(warn(health::FAILED_TO_START)),
         );
+        current.extend(checks.borrow().taken.iter().map(warn(CANNOT_SERVE)));
         warnings.send_if_modified(|before| {
             let modified = *before != current;
             *before = current;

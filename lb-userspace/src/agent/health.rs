@@ -53,6 +53,8 @@ pub(super) struct Checks {
     pub(super) open: usize,
     /// Services whose health check cannot be asked.
     pub(super) problems: Vec<Problem>,
+    /// Services whose NodePorts a process of this node has bound too.
+    pub(super) taken: Vec<Problem>,
     /// Addresses of the agent's own that cannot be listened on.
     pub(super) failures: Vec<String>,
 }
@@ -265,5 +267,92 @@ pub(super) async fn listen(
             () = time::sleep(RETRY) => {}
             () = checks.closed() => return,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{apply, model::NodeObject};
+
+    fn check(port: u16, ready_here: usize) -> HealthCheck {
+        HealthCheck { port, ready_here }
+    }
+
+    fn key(name: &str) -> ObjectKey {
+        ObjectKey::new("shop", name)
+    }
+
+    #[test]
+    fn an_endpoint_counts_once_it_is_live_and_only_while_it_is_wanted() {
+        let wanted = BTreeMap::from([
+            (key("more"), check(1, 3)),
+            (key("fewer"), check(2, 1)),
+            (key("new"), check(3, 2)),
+        ]);
+        let live = Ready::from([(key("more"), 2), (key("fewer"), 2), (key("gone"), 5)]);
+        let expected = Ready::from([(key("more"), 2), (key("fewer"), 1), (key("new"), 0)]);
+        assert_eq!(counts(&wanted, &live), expected);
+    }
+
+    #[test]
+    fn health_checks_listen_on_every_address_that_accepts_node_ports() {
+        let wanted = BTreeMap::from([(key("a"), check(31_000, 1)), (key("b"), check(31_001, 0))]);
+        let addresses = ["192.168.0.2".parse().unwrap(), "2001:db8::2".parse().unwrap()];
+        let told: Vec<_> = (places(&wanted, &addresses).into_iter())
+            .map(|place| format!("{} {}", place.subject, place.address))
+            .collect();
+        let expected = [
+            "shop/a 192.168.0.2:31000",
+            "shop/a [2001:db8::2]:31000",
+            "shop/b 192.168.0.2:31001",
+            "shop/b [2001:db8::2]:31001",
+        ];
+        assert_eq!(told, expected);
+        assert_eq!(places(&wanted, &[]), []);
+    }
+
+    #[test]
+    fn a_node_is_eligible_unless_it_is_leaving_or_unknown_among_known_ones() {
+        let node = |leaving| {
+            Some(NodeObject {
+                name: "n1".into(),
+                zone: None,
+                ready: true,
+                leaving,
+                addresses: vec![],
+                pod_prefixes: vec![],
+            })
+        };
+        for (what, in_cluster, knows_nodes, node, expected) in [
+            ("known", true, true, node(false), true),
+            ("leaving", true, true, node(true), false),
+            ("gone from a cluster", true, true, None, false),
+            ("a cluster without nodes", true, false, None, false),
+            ("a folder without nodes", false, false, None, true),
+            ("a folder with other nodes", false, true, None, false),
+        ] {
+            let (sender, cluster) = watch::channel(Cluster::default());
+            sender.send_modify(|cluster| (cluster.node, cluster.knows_nodes) = (node, knows_nodes));
+            let (inbox, _receiver) = apply::channel();
+            let health = Health::new(inbox.backlog(), Duration::from_secs(60), cluster, in_cluster);
+            assert_eq!(health.is_eligible(), expected, "{what}");
+        }
+    }
+
+    #[test]
+    fn answers_are_counted_by_their_code() {
+        let (_sender, cluster) = watch::channel(Cluster::default());
+        let (inbox, _receiver) = apply::channel();
+        let health = Health::new(inbox.backlog(), Duration::from_secs(60), cluster, true);
+        let statuses = ["/healthz", "/healthz", "/livez", "/metrics"].map(|path| health.answer(path).status);
+        assert_eq!(
+            statuses,
+            [503, 503, 200, 404],
+            "nothing is live yet, but the agent works"
+        );
+        let count = |answers: &[AtomicU64; 2]| [0, 1].map(|code| answers[code].load(Ordering::Relaxed));
+        let answers = health.answers();
+        assert_eq!((count(&answers.healthz), count(&answers.livez)), ([0, 2], [1, 0]));
     }
 }

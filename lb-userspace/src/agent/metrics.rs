@@ -77,7 +77,13 @@ impl Gauges {
                 + failing
                 + checks.failures.len()
                 + usize::from(status.last_error.is_some()),
-            problems: status.problems.iter().chain(&checks.problems).cloned().collect(),
+            problems: (status
+                .problems
+                .iter()
+                .chain(&checks.problems)
+                .chain(&checks.taken))
+            .cloned()
+            .collect(),
             status,
             devices,
             process: Process::read(),

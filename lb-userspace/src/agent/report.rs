@@ -239,6 +239,7 @@ impl Sources {
                 .problems
                 .iter()
                 .chain(&checks.problems)
+                .chain(&checks.taken)
                 .map(problem)
                 .collect(),
             failures: source_failures

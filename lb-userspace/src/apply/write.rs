@@ -1,6 +1,6 @@
 //! Carries out one operation.
 
-use lb_common::abi::{Family, ROWS_PER_ELEMENT, Rows};
+use lb_common::abi::{Family, Frontend, FrontendKey, ROWS_PER_ELEMENT, Rows};
 
 use crate::{
     maps::{FamilyMaps, MapError, MapStore, Table},
@@ -34,6 +34,12 @@ pub fn write(store: &mut MapStore, op: &Op) -> Result<(), MapError> {
 fn write_family<F: Family>(maps: &mut FamilyMaps<F>, op: &FamilyOp<F>) -> Result<(), MapError> {
     match op {
         FamilyOp::Source { prefix, source } => put_or_remove(&mut *maps.sources, prefix, source.as_ref()),
+        FamilyOp::Mark { address, is_set } => put_or_remove(
+            &mut *maps.frontends,
+            &FrontendKey::mark_of(*address),
+            is_set.then_some(&Frontend::MARK),
+        ),
+        FamilyOp::Range { prefix, range } => put_or_remove(&mut *maps.ranges, prefix, range.as_ref()),
         FamilyOp::Backends { first, backends, .. } => (*first..)
             .zip(&**backends)
             .try_for_each(|(index, backend)| maps.backends.put(&index, backend)),

@@ -121,6 +121,7 @@ fn kept_maps() -> impl Iterator<Item = &'static str> {
     names::FLOWS
         .into_iter()
         .chain(names::EMBRYOS)
+        .chain(names::AFFINITY)
         .chain(names::FRAGMENTS)
         .chain([names::FRAGMENT_ID])
         .chain([names::COUNTERS])

@@ -34,7 +34,7 @@ fn family<F: Family>(
     tables: &mut BTreeMap<u32, u32>,
     found: &mut Vec<String>,
 ) {
-    for (key, frontend) in &family.frontends {
+    for (key, frontend) in family.frontends.iter().filter(|(key, _)| !key.is_mark()) {
         if family
             .services
             .get(&frontend.service)

@@ -9,7 +9,7 @@ use aya::{
     maps::{Array, HashMap, Map, MapData, MapError as AyaError, lpm_trie, lpm_trie::LpmTrie},
 };
 use bytemuck::Zeroable;
-use lb_common::abi::{Backend, Family, FrontendKey, names};
+use lb_common::abi::{Backend, Family, FrontendKey, RangeKey, names};
 use thiserror::Error;
 
 use super::{FamilyMaps, MapError, MapStore, Prefix, Table, membarrier};
@@ -54,17 +54,12 @@ where
     F::Addr: Pod + Send,
     FrontendKey<F::Addr>: Pod,
     Backend<F::Addr>: Pod + Zeroable,
+    RangeKey<F::Addr>: Pod,
 {
     Ok(FamilyMaps {
         addresses: hash(names::ADDRESSES[F::INDEX], take)?,
-        sources: {
-            let name = names::SOURCES[F::INDEX];
-            let map = LpmTrie::try_from(taken(name, take)?);
-            Box::new(Trie {
-                name,
-                map: map.map_err(|source| OpenError::Type { map: name, source })?,
-            })
-        },
+        sources: trie(names::SOURCES[F::INDEX], take)?,
+        ranges: trie(names::RANGES[F::INDEX], take)?,
         frontends: hash(names::FRONTENDS[F::INDEX], take)?,
         services: array(names::SERVICES[F::INDEX], take)?,
         sets: array(names::SETS[F::INDEX], take)?,
@@ -82,6 +77,17 @@ fn hash<K: Pod + Send, V: Pod + Send>(
 ) -> Result<Box<dyn Table<K, V>>, OpenError> {
     let map = HashMap::try_from(taken(name, take)?);
     Ok(Box::new(Hash {
+        name,
+        map: map.map_err(|source| OpenError::Type { map: name, source })?,
+    }))
+}
+
+fn trie<A: Pod + Send, V: Pod + Send>(
+    name: &'static str,
+    take: &mut impl FnMut(&str) -> Option<Map>,
+) -> Result<Box<dyn Table<Prefix<A>, V>>, OpenError> {
+    let map = LpmTrie::try_from(taken(name, take)?);
+    Ok(Box::new(Trie {
         name,
         map: map.map_err(|source| OpenError::Type { map: name, source })?,
     }))

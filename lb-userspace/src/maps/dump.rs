@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use lb_common::abi::{
-    Address, Backend, Device, Family, Frontend, FrontendKey, Node, Rows, Service, Set, Source, V4, V6,
+    Address, Backend, Device, Family, Frontend, FrontendKey, Node, Range, RangeKey, Rows, Service, Set,
+    Source, V4, V6,
 };
 
 use super::{FamilyMaps, MapError, MapStore, Prefix};
@@ -32,6 +33,8 @@ pub struct FamilyDump<F: Family> {
     pub sources: BTreeMap<Prefix<F::Addr>, Source>,
     /// By address, port and protocol.
     pub frontends: BTreeMap<FrontendKey<F::Addr>, Frontend>,
+    /// By table and prefix.
+    pub ranges: BTreeMap<Prefix<RangeKey<F::Addr>>, Range>,
     /// By service index.
     pub services: BTreeMap<u32, Service>,
     /// By set index.
@@ -68,6 +71,7 @@ impl<F: Family> FamilyDump<F> {
             addresses: maps.addresses.entries()?.into_iter().collect(),
             sources: maps.sources.entries()?.into_iter().collect(),
             frontends: maps.frontends.entries()?.into_iter().collect(),
+            ranges: maps.ranges.entries()?.into_iter().collect(),
             services: maps.services.entries()?.into_iter().collect(),
             sets: maps.sets.entries()?.into_iter().collect(),
             backends: maps.backends.entries()?.into_iter().collect(),

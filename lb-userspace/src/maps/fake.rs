@@ -11,7 +11,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use lb_common::abi::{Family, capacity, names};
+use lb_common::abi::{Family, Set, capacity, names};
 
 use super::{Dump, FamilyDump, FamilyMaps, MapError, MapStore, Table, audit};
 
@@ -96,6 +96,9 @@ impl Fake {
             ),
             sources: self.table(names::SOURCES[index], capacity::SOURCES, Kind::Trie, move |d| {
                 &mut family(d).sources
+            }),
+            ranges: self.table(names::RANGES[index], capacity::RANGES, Kind::Trie, move |d| {
+                &mut family(d).ranges
             }),
             frontends: self.table(
                 names::FRONTENDS[index],
@@ -188,6 +191,7 @@ where
             Kind::Array if before.is_some_and(|before| before != *value) => {
                 world.judge_overwrite(self.name, key);
             }
+            Kind::Trie if before.is_none() => world.judge_range(self.name, key),
             Kind::Trie | Kind::Array | Kind::Words => {}
         }
         world.judge();
@@ -201,6 +205,9 @@ where
         let before = (self.select)(&mut world.contents).remove(key);
         if before.is_some() && self.kind == Kind::Hash {
             world.freed.insert(self.name);
+        }
+        if before.is_some() && self.kind == Kind::Trie {
+            world.judge_range(self.name, key);
         }
         world.judge();
         Ok(())
@@ -269,6 +276,19 @@ impl World {
         }
     }
 
+    /// A table of ranges neither gains nor loses one while it can be reached.
+    fn judge_range(&mut self, map: &'static str, key: &impl Debug) {
+        let key = format!("{key:?}");
+        let is_of = |table: u32| key.starts_with(&format!("(RangeKey {{ table: {table},"));
+        if self
+            .reachable
+            .iter()
+            .any(|(name, table)| *name == map && is_of(*table))
+        {
+            self.violation("a table of ranges changes that a program may still be reading");
+        }
+    }
+
     fn violation(&mut self, what: &str) {
         let last = self.log.last().map_or("", String::as_str);
         self.violations
@@ -314,6 +334,9 @@ fn reach_family<F: Family>(
     for (_, index, set) in family.live_sets() {
         reachable.insert((names::SETS[F::INDEX], index));
         let Some(set) = set else { continue };
+        if set.has(Set::RANGES) {
+            reachable.insert((names::RANGES[F::INDEX], set.ranges));
+        }
         let backends = set.backends..set.backends + u32::from(set.total);
         reachable.extend(backends.map(|backend| (names::BACKENDS[F::INDEX], backend)));
         for (first, rows) in [

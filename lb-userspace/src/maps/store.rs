@@ -5,7 +5,8 @@
 use std::io;
 
 use lb_common::abi::{
-    Address, Backend, Device, Family, Frontend, FrontendKey, Node, Rows, Service, Set, Source, V4, V6, names,
+    Address, Backend, Device, Family, Frontend, FrontendKey, Node, Range, RangeKey, Rows, Service, Set,
+    Source, V4, V6, names,
 };
 use thiserror::Error;
 
@@ -52,6 +53,8 @@ pub struct FamilyMaps<F: Family> {
     pub sources: Box<dyn Table<Prefix<F::Addr>, Source>>,
     /// By address, port and protocol.
     pub frontends: Box<dyn Table<FrontendKey<F::Addr>, Frontend>>,
+    /// By table and prefix.
+    pub ranges: Box<dyn Table<Prefix<RangeKey<F::Addr>>, Range>>,
     /// By service index.
     pub services: Box<dyn Table<u32, Service>>,
     /// By set index.
@@ -115,6 +118,7 @@ impl<F: Family> FamilyMaps<F> {
             addresses,
             sources,
             frontends,
+            ranges,
             services,
             sets,
             backends,
@@ -124,6 +128,7 @@ impl<F: Family> FamilyMaps<F> {
             addresses: wrap.wrap(names::ADDRESSES[index], addresses),
             sources: wrap.wrap(names::SOURCES[index], sources),
             frontends: wrap.wrap(names::FRONTENDS[index], frontends),
+            ranges: wrap.wrap(names::RANGES[index], ranges),
             services: wrap.wrap(names::SERVICES[index], services),
             sets: wrap.wrap(names::SETS[index], sets),
             backends: wrap.wrap(names::BACKENDS[index], backends),

@@ -7,7 +7,8 @@ use std::{
 };
 
 use lb_common::abi::{
-    Address, Backend, Device, DeviceKind, Family, FrontendKey, FrontendKind, Node, Protocol, Set, SourceClass,
+    Address, Backend, Device, DeviceKind, Family, FrontendKey, FrontendKind, Node, Protocol, RangeKey, Set,
+    SourceClass,
 };
 
 use super::{Dump, FamilyDump};
@@ -92,6 +93,10 @@ fn write_family<F: Family>(f: &mut Formatter<'_>, family: &FamilyDump<F>, dump: 
     }
     let mut frontends: BTreeMap<u32, Vec<_>> = BTreeMap::new();
     for (key, frontend) in &family.frontends {
+        if key.is_mark() {
+            writeln!(f, "ClusterIP {:?}", key.address)?;
+            continue;
+        }
         frontends
             .entry(frontend.service)
             .or_default()
@@ -122,7 +127,17 @@ fn write_family<F: Family>(f: &mut Formatter<'_>, family: &FamilyDump<F>, dump: 
 
 fn write_set<F: Family>(f: &mut String, family: &FamilyDump<F>, dump: &Dump, set: &Set) -> fmt::Result {
     if set.has(Set::AFFINITY) {
-        writeln!(f, "    affinity for {} s", set.affinity_timeout)?;
+        writeln!(f, "    affinity for {} ticks", set.affinity_timeout)?;
+    }
+    if set.has(Set::RANGES) {
+        let ranges = family.ranges.keys().filter(|(key, _)| key.table == set.ranges);
+        let ranges: Vec<_> = ranges
+            .map(|(key, length)| {
+                let length = u32::from(*length).saturating_sub(RangeKey::<F::Addr>::TABLE_BITS);
+                format!("{:?}/{length}", key.address)
+            })
+            .collect();
+        writeln!(f, "    source ranges: {}", ranges.join(", "))?;
     }
     let backend = |position: u16| family.backends.get(&(set.backends + u32::from(position)));
     let name = |position: u16| match backend(position) {
@@ -177,6 +192,9 @@ const ADDRESS_FLAGS: &[(u32, &str)] = &[
     (Address::OWN, "OWN"),
     (Address::NODE_PORTS, "NODE_PORTS"),
     (Address::OTHER_NODE, "OTHER_NODE"),
+    (Address::CLUSTER_IP, "CLUSTER_IP"),
+    (Address::EXTERNAL, "EXTERNAL"),
+    (Address::LOCALHOST, "LOCALHOST"),
 ];
 
 const SET_FLAGS: &[(u32, &str)] = &[
@@ -184,6 +202,8 @@ const SET_FLAGS: &[(u32, &str)] = &[
     (Set::EXTERNAL_LOCAL as u32, "EXTERNAL_LOCAL"),
     (Set::ENDPOINTS_EXIST as u32, "ENDPOINTS_EXIST"),
     (Set::AFFINITY as u32, "AFFINITY"),
+    (Set::RANGES as u32, "RANGES"),
+    (Set::RANGES_WITH_NODE as u32, "RANGES_WITH_NODE"),
 ];
 
 const BACKEND_FLAGS: &[(u32, &str)] = &[

@@ -8,6 +8,7 @@ mod netlink;
 mod ports;
 mod prefix;
 mod snapshot;
+pub mod sockets;
 mod sysctl;
 mod watch;
 

@@ -30,6 +30,25 @@ impl PortSet {
         Self { ranges: joined }
     }
 
+    /// The ports in both sets.
+    #[must_use]
+    pub fn within(&self, other: &Self) -> Self {
+        self.without(&self.without(other))
+    }
+
+    /// The same with the ports in between, where no more than `gap` ports are. Fewer ranges, more ports.
+    #[must_use]
+    pub fn bridged(&self, gap: u16) -> Self {
+        let mut bridged: Vec<(u16, u16)> = Vec::new();
+        for &(first, last) in &self.ranges {
+            match bridged.last_mut() {
+                Some((_, end)) if first - *end - 1 <= gap => *end = last,
+                _ => bridged.push((first, last)),
+            }
+        }
+        Self { ranges: bridged }
+    }
+
     /// The ports of this set that are not in `other`.
     #[must_use]
     pub fn without(&self, other: &Self) -> Self {
@@ -59,6 +78,21 @@ impl From<RangeInclusive<u16>> for PortSet {
         } else {
             vec![(*range.start(), *range.end())]
         };
+        Self { ranges }
+    }
+}
+
+impl FromIterator<u16> for PortSet {
+    fn from_iter<T: IntoIterator<Item = u16>>(ports: T) -> Self {
+        let mut sorted: Vec<_> = ports.into_iter().collect();
+        sorted.sort_unstable();
+        let mut ranges: Vec<(u16, u16)> = Vec::new();
+        for port in sorted {
+            match ranges.last_mut() {
+                Some((_, end)) if u32::from(port) <= u32::from(*end) + 1 => *end = port,
+                _ => ranges.push((port, port)),
+            }
+        }
         Self { ranges }
     }
 }
@@ -117,6 +151,30 @@ mod tests {
                 without,
                 "{a} without {b}"
             );
+        }
+    }
+
+    #[test]
+    fn sets_are_made_of_ports_and_bridged_where_gaps_are_small() {
+        let set: PortSet = [40_003, 40_001, 40_002, 65_535, 40_001, 50_000]
+            .into_iter()
+            .collect();
+        assert_eq!(set.to_string(), "40001-40003,50000,65535");
+        for (text, gap, expected) in [
+            ("", 100, ""),
+            ("1-3,5,7-9,20", 0, "1-3,5,7-9,20"),
+            ("1-3,5,7-9,20", 1, "1-9,20"),
+            ("1-3,5,7-9,20", 10, "1-20"),
+            ("1,65535", u16::MAX, "1-65535"),
+        ] {
+            assert_eq!(ports(text).bridged(gap).to_string(), expected, "{text} by {gap}");
+        }
+        for (a, b, both) in [
+            ("1-10", "5-20", "5-10"),
+            ("1-10", "11-20", ""),
+            ("1,5,9", "4-6", "5"),
+        ] {
+            assert_eq!(ports(a).within(&ports(b)).to_string(), both, "{a} within {b}");
         }
     }
 

@@ -1,6 +1,14 @@
 //! Kernel settings below `net`, of the network namespace of the calling thread.
 
-use std::{fs, io, path::PathBuf};
+use std::{
+    fs::{self, File},
+    io::{self, Read},
+    path::PathBuf,
+};
+
+/// Room for the longest value, the list of reserved ports. It has to be read at once: the kernel gives the rest of a
+/// list to nobody (`proc_do_large_bitmap`), and `fs::read_to_string` begins with 32 bytes.
+const LONGEST: usize = 1 << 16;
 
 /// A setting that cannot be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -13,9 +21,10 @@ pub struct SysctlError {
 
 /// Its value; `None` if this kernel does not have it (no IPv6, or no such device).
 pub(super) fn read(name: &str) -> Option<String> {
-    fs::read_to_string(path(name))
-        .ok()
-        .map(|text| text.trim().to_owned())
+    let mut text = vec![0; LONGEST];
+    let length = File::open(path(name)).and_then(|mut file| file.read(&mut text));
+    text.truncate(length.ok()?);
+    String::from_utf8(text).ok().map(|text| text.trim().to_owned())
 }
 
 /// Writes it if it has another value; says whether it did. A setting that does not exist is left out.

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use lb_common::abi::{Address, Family};
+use lb_common::abi::{Address, Family, FrontendKind};
 
 use super::{entries::Entries, layout::Surroundings};
 
@@ -17,66 +17,99 @@ use super::{entries::Entries, layout::Surroundings};
 #[derive(Debug)]
 pub(super) struct Addresses<F: Family> {
     pub(super) entries: Entries<F::Addr, Address>,
+    /// Addresses that are ClusterIPs at present.
+    pub(super) marks: Entries<F::Addr, ()>,
     /// How many frontends each Service address has.
-    vips: BTreeMap<F::Addr, u32>,
-    /// Service addresses without frontends, and until when they are still recognised.
-    lingering: BTreeMap<F::Addr, Duration>,
+    vips: BTreeMap<F::Addr, Frontends>,
+    /// Service addresses without frontends.
+    lingering: BTreeMap<F::Addr, Lingering>,
     surroundings: Surroundings<F>,
-    /// Addresses of nodes, this one and the others, with what a backend there is.
-    hosts: BTreeMap<F::Addr, u16>,
+}
+
+/// How many frontends an address has, by what it is to their Services.
+#[derive(Clone, Copy, Default, Debug)]
+struct Frontends {
+    cluster_ip: u32,
+    external: u32,
+}
+
+/// An address that has lost its last frontend.
+#[derive(Clone, Copy, Debug)]
+struct Lingering {
+    /// Until when it is still recognised.
+    until: Duration,
+    /// What it was to its Services at last.
+    flags: u32,
+}
+
+/// What is new about the nodes.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Moved<F: Family> {
+    /// Addresses of nodes that came, went or changed hands: a backend with one of them is a host-network pod, or was.
+    pub(super) hosts: BTreeSet<F::Addr>,
+    /// The node's main addresses have changed, which source ranges may or may not let in.
+    pub(super) main: bool,
 }
 
 impl<F: Family> Default for Addresses<F> {
     fn default() -> Self {
         Self {
             entries: Entries::default(),
+            marks: Entries::default(),
             vips: BTreeMap::new(),
             lingering: BTreeMap::new(),
             surroundings: Surroundings::default(),
-            hosts: BTreeMap::new(),
         }
     }
 }
 
 impl<F: Family> Addresses<F> {
     /// One more frontend has this address.
-    pub(super) fn claim(&mut self, address: F::Addr) {
-        *self.vips.entry(address).or_default() += 1;
+    pub(super) fn claim(&mut self, address: F::Addr, kind: FrontendKind) {
+        *self.vips.entry(address).or_default().of(kind) += 1;
         self.lingering.remove(&address);
         self.refresh(address);
     }
 
     /// One frontend less has this address; if it was the last one, the address stays until `due`.
-    pub(super) fn unclaim(&mut self, address: F::Addr, due: Duration) {
-        let count = self.vips.get_mut(&address).expect("a claimed address is counted");
-        *count -= 1;
-        if *count == 0 {
+    pub(super) fn unclaim(&mut self, address: F::Addr, kind: FrontendKind, due: Duration) {
+        let frontends = self.vips.get_mut(&address).expect("a claimed address is counted");
+        *frontends.of(kind) -= 1;
+        if frontends.cluster_ip == 0 && frontends.external == 0 {
             self.vips.remove(&address);
-            self.lingering.insert(address, due);
+            let flags = match kind {
+                FrontendKind::ClusterIp => Address::CLUSTER_IP,
+                _ => Address::EXTERNAL,
+            };
+            self.lingering.insert(address, Lingering { until: due, flags });
+        }
+        self.refresh(address);
+    }
+
+    /// Replaces what is known of the nodes.
+    pub(super) fn surround(&mut self, surroundings: Surroundings<F>) -> Moved<F> {
+        let addresses = &self.surroundings.addresses() | &surroundings.addresses();
+        let before = std::mem::replace(&mut self.surroundings, surroundings);
+        addresses.into_iter().for_each(|address| self.refresh(address));
+        let (old, new) = (&before.hosts, &self.surroundings.hosts);
+        let known = old.keys().chain(new.keys());
+        let changed = |address: &&F::Addr| old.get(*address) != new.get(*address);
+        Moved {
+            hosts: known.filter(changed).copied().collect(),
+            main: before.main != self.surroundings.main,
         }
     }
 
-    /// Replaces what is known of the nodes. Returns the node addresses that came, went or changed hands.
-    pub(super) fn surround(&mut self, surroundings: Surroundings<F>) -> BTreeSet<F::Addr> {
-        let addresses = &self.surroundings.addresses() | &surroundings.addresses();
-        self.surroundings = surroundings;
-        addresses.into_iter().for_each(|address| self.refresh(address));
-        let before = std::mem::replace(&mut self.hosts, self.surroundings.hosts());
-        let known = before.keys().chain(self.hosts.keys());
-        let changed = known.filter(|address| before.get(address) != self.hosts.get(address));
-        changed.copied().collect()
-    }
-
-    /// Addresses of nodes: a backend with one of these is a host-network pod.
-    pub(super) fn hosts(&self) -> &BTreeMap<F::Addr, u16> {
-        &self.hosts
+    /// What is known of the nodes.
+    pub(super) fn surroundings(&self) -> &Surroundings<F> {
+        &self.surroundings
     }
 
     /// Ends the lingering of addresses whose time has come.
     pub(super) fn expire(&mut self, now: Duration) {
         for (address, _) in self
             .lingering
-            .extract_if(.., |_, due| *due <= now)
+            .extract_if(.., |_, lingering| lingering.until <= now)
             .collect::<Vec<_>>()
         {
             self.refresh(address);
@@ -85,14 +118,31 @@ impl<F: Family> Addresses<F> {
 
     /// When the next address stops lingering.
     pub(super) fn next_due(&self) -> Option<Duration> {
-        self.lingering.values().min().copied()
+        self.lingering.values().map(|lingering| lingering.until).min()
     }
 
     fn refresh(&mut self, address: F::Addr) {
-        let is_vip = self.vips.contains_key(&address) || self.lingering.contains_key(&address);
-        let flags = self.surroundings.flags(&address) | if is_vip { Address::VIP } else { 0 };
+        let flag = |set, flag| if set { flag } else { 0 };
+        let frontends = self.vips.get(&address).copied().unwrap_or_default();
+        let kinds = flag(frontends.cluster_ip > 0, Address::CLUSTER_IP)
+            | flag(frontends.external > 0, Address::EXTERNAL)
+            | self
+                .lingering
+                .get(&address)
+                .map_or(0, |lingering| lingering.flags);
+        let flags = self.surroundings.flags(&address) | flag(kinds != 0, Address::VIP) | kinds;
+        self.marks.want(address, (frontends.cluster_ip > 0).then_some(()));
         self.entries
             .want(address, (flags != 0).then_some(Address { flags }));
+    }
+}
+
+impl Frontends {
+    fn of(&mut self, kind: FrontendKind) -> &mut u32 {
+        match kind {
+            FrontendKind::ClusterIp => &mut self.cluster_ip,
+            _ => &mut self.external,
+        }
     }
 }
 
@@ -101,7 +151,7 @@ mod tests {
     use lb_common::abi::{Addr4, V4};
 
     use super::{super::entries::Change, *};
-    use crate::model::NodeFacts;
+    use crate::{model::NodeFacts, plan::PlanSettings};
 
     const VIP: Addr4 = Addr4 {
         bytes: [10, 96, 0, 1],
@@ -114,23 +164,23 @@ mod tests {
     #[test]
     fn an_address_lingers_after_its_last_frontend_and_comes_back_with_a_new_one() {
         let mut addresses = Addresses::<V4>::default();
-        addresses.claim(VIP);
-        addresses.claim(VIP);
-        addresses.unclaim(VIP, Duration::from_secs(5));
+        addresses.claim(VIP, FrontendKind::ClusterIp);
+        addresses.claim(VIP, FrontendKind::ClusterIp);
+        addresses.unclaim(VIP, FrontendKind::ClusterIp, Duration::from_secs(5));
         assert_eq!(addresses.next_due(), None, "one frontend is left");
-        addresses.unclaim(VIP, Duration::from_secs(6));
+        addresses.unclaim(VIP, FrontendKind::ClusterIp, Duration::from_secs(6));
         addresses.expire(Duration::from_secs(5));
         assert_eq!(
             (flags(&addresses), addresses.next_due()),
             (Some(Address::VIP), Some(Duration::from_secs(6)))
         );
-        addresses.claim(VIP);
+        addresses.claim(VIP, FrontendKind::ClusterIp);
         addresses.expire(Duration::from_secs(6));
         assert_eq!(
             (flags(&addresses), addresses.next_due()),
-            (Some(Address::VIP), None)
+            (Some(Address::VIP | Address::CLUSTER_IP), None)
         );
-        addresses.unclaim(VIP, Duration::from_secs(7));
+        addresses.unclaim(VIP, FrontendKind::ClusterIp, Duration::from_secs(7));
         addresses.expire(Duration::from_secs(7));
         assert_eq!(flags(&addresses), None);
     }
@@ -138,24 +188,31 @@ mod tests {
     #[test]
     fn an_address_stays_while_it_is_anything_at_all() {
         let mut addresses = Addresses::<V4>::default();
-        addresses.claim(VIP);
+        addresses.claim(VIP, FrontendKind::ClusterIp);
         let own = NodeFacts {
             own: vec![VIP.into()],
             node_ports: vec![VIP.into()],
             ..Default::default()
         };
         assert_eq!(
-            addresses.surround(Surroundings::new(&own, &[])),
-            BTreeSet::from([VIP])
+            addresses.surround(Surroundings::new(&own, &[], &PlanSettings::default())),
+            Moved {
+                hosts: BTreeSet::from([VIP]),
+                main: false
+            }
         );
         assert_eq!(
             flags(&addresses),
-            Some(Address::VIP | Address::OWN | Address::NODE_PORTS)
+            Some(Address::VIP | Address::CLUSTER_IP | Address::OWN | Address::NODE_PORTS)
         );
-        addresses.unclaim(VIP, Duration::ZERO);
+        addresses.unclaim(VIP, FrontendKind::ClusterIp, Duration::ZERO);
         addresses.expire(Duration::ZERO);
         assert_eq!(flags(&addresses), Some(Address::OWN | Address::NODE_PORTS));
-        addresses.surround(Surroundings::new(&NodeFacts::default(), &[VIP.into()]));
+        addresses.surround(Surroundings::new(
+            &NodeFacts::default(),
+            &[VIP.into()],
+            &PlanSettings::default(),
+        ));
         assert_eq!(flags(&addresses), Some(Address::OTHER_NODE));
         addresses.surround(Surroundings::default());
         assert_eq!(

@@ -1,6 +1,6 @@
 //! The order of writes: from what is written to what should be.
 //!
-//! Backends, tables, sets, words, frontends, addresses: each stage refers to the one before. Removal goes
+//! Backends, tables, ranges, sets, words, frontends, addresses: each stage refers to the one before. Removal goes
 //! the other way, with a grace period before anything is removed that a program may have found by way of
 //! what went before.
 //!
@@ -33,6 +33,8 @@ pub(super) fn operations(planner: &Planner) -> Vec<Op> {
             .unwritten()
             .map(|(first, rows)| Op::Table { first, rows }),
     );
+    ops.ranges(v4);
+    ops.ranges(v6);
     ops.sets(v4);
     ops.sets(v6);
     ops.switches(v4);
@@ -109,6 +111,12 @@ impl Operations {
         });
     }
 
+    fn ranges<F: Planned>(&mut self, family: &FamilyPlanner<F>) {
+        self.writes(&family.ranges.entries, |prefix, range| {
+            F::op(FamilyOp::Range { prefix, range })
+        });
+    }
+
     fn sets<F: Planned>(&mut self, family: &FamilyPlanner<F>) {
         for draft in family.drafts() {
             self.list
@@ -124,6 +132,8 @@ impl Operations {
     }
 
     fn frontends<F: Planned>(&mut self, family: &FamilyPlanner<F>) {
+        // In the same map, so before anything of it is replaced.
+        self.writes(&family.addresses.marks, mark::<F>);
         self.writes(&family.frontends, |key, frontend| {
             F::op(FamilyOp::Frontend { key, frontend })
         });
@@ -139,6 +149,7 @@ impl Operations {
         self.removals(&family.frontends, |key, frontend| {
             F::op(FamilyOp::Frontend { key, frontend })
         });
+        self.removals(&family.addresses.marks, mark::<F>);
     }
 
     fn service_removals<F: Planned>(&mut self, family: &FamilyPlanner<F>) {
@@ -158,5 +169,13 @@ impl Operations {
         self.removals(&family.sources, |prefix, source| {
             F::op(FamilyOp::Source { prefix, source })
         });
+        self.removals(&family.ranges.entries, |prefix, range| {
+            F::op(FamilyOp::Range { prefix, range })
+        });
     }
+}
+
+fn mark<F: Planned>(address: F::Addr, set: Option<()>) -> Op {
+    let is_set = set.is_some();
+    F::op(FamilyOp::Mark { address, is_set })
 }

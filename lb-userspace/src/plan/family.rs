@@ -12,15 +12,16 @@ use std::{
     time::Duration,
 };
 
-use lb_common::abi::{Family, Frontend, FrontendKey, Service, Set, Source, names};
+use lb_common::abi::{Family, Frontend, FrontendKey, FrontendKind, Service, Set, Source, names};
 use thiserror::Error;
 
 use super::{
-    addresses::Addresses,
+    addresses::{Addresses, Moved},
     alloc::{Region, Regions},
     entries::Entries,
     layout::{self, Arrangement, Surroundings, TooManyBackends},
     op::FamilyOp,
+    ranges::Ranges,
     settings::{Capacities, PlanSettings},
     tables::{TableRef, Tables},
 };
@@ -49,6 +50,9 @@ pub(super) struct FamilyPlanner<F: Family> {
     pub(super) frontends: Entries<FrontendKey<F::Addr>, Frontend>,
     pub(super) addresses: Addresses<F>,
     pub(super) sources: Entries<(F::Addr, u8), Source>,
+    /// Service ports that are live, and their backends.
+    live: (usize, usize),
+    pub(super) ranges: Ranges<F>,
     capacities: Capacities,
 }
 
@@ -56,7 +60,7 @@ pub(super) struct FamilyPlanner<F: Family> {
 #[derive(Debug)]
 struct Port<F: Family> {
     id: ServicePortId,
-    frontends: BTreeSet<FrontendKey<F::Addr>>,
+    frontends: BTreeMap<FrontendKey<F::Addr>, Frontend>,
     generation: u32,
     /// What the service's word names.
     live: Option<Lease<F>>,
@@ -74,6 +78,7 @@ struct Lease<F: Family> {
     backends: Region,
     local: TableRef,
     cluster: TableRef,
+    ranges: Option<u32>,
 }
 
 /// A set that nothing refers to yet.
@@ -96,6 +101,8 @@ impl<F: Family> FamilyPlanner<F> {
             frontends: Entries::default(),
             addresses: Addresses::default(),
             sources: Entries::default(),
+            live: (0, 0),
+            ranges: Ranges::new(capacities.sets, capacities.ranges),
             capacities,
         }
     }
@@ -108,7 +115,7 @@ impl<F: Family> FamilyPlanner<F> {
         settings: &PlanSettings,
         now: Duration,
     ) -> Result<(), Unplaced> {
-        let arrangement = Arrangement::new::<F>(port, self.addresses.hosts())
+        let arrangement = Arrangement::new(port, self.addresses.surroundings(), settings.tick())
             .map_err(|TooManyBackends(n)| Unplaced::Backends(n))?;
         self.check_frontends(port)?;
         let known = self.ids.get(&port.id).copied();
@@ -150,12 +157,14 @@ impl<F: Family> FamilyPlanner<F> {
             return;
         };
         self.claim(index, BTreeMap::new(), now + settings.linger);
+        let share = self.share(index);
         let port = self.ports.get_mut(&index).expect("an id leads to a port");
         port.removing = true;
         self.open.insert(index);
         if let Some(draft) = port.draft.take() {
             self.give_back(draft.lease, tables);
         }
+        self.recount(index, share);
         let port = &self.ports[&index];
         if port.live.is_none() && port.referrers == 0 {
             self.forget(index);
@@ -166,9 +175,8 @@ impl<F: Family> FamilyPlanner<F> {
         }
     }
 
-    /// Replaces what is known of the nodes. Returns the node addresses that came or went: backends at
-    /// them have to be placed anew.
-    pub(super) fn surround(&mut self, surroundings: Surroundings<F>) -> BTreeSet<F::Addr> {
+    /// Replaces what is known of the nodes. Returns what Service ports have to be placed anew for.
+    pub(super) fn surround(&mut self, surroundings: Surroundings<F>) -> Moved<F> {
         let sources = surroundings.sources();
         let gone: Vec<_> = self
             .sources
@@ -191,7 +199,9 @@ impl<F: Family> FamilyPlanner<F> {
         self.open.is_empty()
             && self.frontends.is_settled()
             && self.addresses.entries.is_settled()
+            && self.addresses.marks.is_settled()
             && self.sources.is_settled()
+            && self.ranges.is_settled()
             && !self.awaits_grace()
     }
 
@@ -199,12 +209,14 @@ impl<F: Family> FamilyPlanner<F> {
         [&self.services, &self.sets, &self.backends]
             .into_iter()
             .any(Regions::awaits_grace)
+            || self.ranges.awaits_grace()
     }
 
     pub(super) fn grace_passed(&mut self) {
         [&mut self.services, &mut self.sets, &mut self.backends]
             .into_iter()
             .for_each(Regions::grace_passed);
+        self.ranges.grace_passed();
     }
 
     /// Writes of new sets that are left: backends and descriptors, then the words that switch to them.
@@ -256,9 +268,11 @@ impl<F: Family> FamilyPlanner<F> {
                     local,
                     cluster,
                     arrangement,
+                    ranges,
                     ..
                 } = &draft.lease;
-                (draft.backends_written || arrangement.backends.is_empty())
+                ranges.is_none_or(|ranges| self.ranges.is_written(ranges))
+                    && (draft.backends_written || arrangement.backends.is_empty())
                     && tables.is_written(*local)
                     && tables.is_written(*cluster)
             }),
@@ -275,7 +289,9 @@ impl<F: Family> FamilyPlanner<F> {
                 .is_some_and(|port| port.live.is_some() && port.draft.is_none()),
             FamilyOp::Frontend { frontend: None, .. }
             | FamilyOp::Source { .. }
+            | FamilyOp::Range { .. }
             | FamilyOp::Backends { .. }
+            | FamilyOp::Mark { .. }
             | FamilyOp::Address { .. } => true,
         }
     }
@@ -286,6 +302,10 @@ impl<F: Family> FamilyPlanner<F> {
             FamilyOp::Source { prefix, source } => {
                 self.sources.wrote(*prefix, *source);
             }
+            FamilyOp::Mark { address, is_set } => {
+                self.addresses.marks.wrote(*address, is_set.then_some(()));
+            }
+            FamilyOp::Range { prefix, range } => self.ranges.wrote(*prefix, *range),
             FamilyOp::Address { address, value } => {
                 self.addresses.entries.wrote(*address, *value);
             }
@@ -327,18 +347,26 @@ impl<F: Family> FamilyPlanner<F> {
 
     /// How many service ports are live, and with how many backends.
     pub(super) fn live(&self) -> (usize, usize) {
-        let live = self
-            .ports
-            .values()
-            .filter(|port| !port.removing)
-            .filter_map(|port| port.live.as_ref());
-        live.fold((0, 0), |(ports, backends), lease| {
-            (ports + 1, backends + lease.arrangement.backends.len())
-        })
+        self.live
+    }
+
+    /// A port's share in [`FamilyPlanner::live`].
+    fn share(&self, index: u32) -> (usize, usize) {
+        let port = self.ports.get(&index).filter(|port| !port.removing);
+        port.and_then(|port| port.live.as_ref())
+            .map_or((0, 0), |lease| (1, lease.arrangement.backends.len()))
+    }
+
+    /// Notes that a port's share was `before`.
+    fn recount(&mut self, index: u32, before: (usize, usize)) {
+        let now = self.share(index);
+        self.live.0 = self.live.0 + now.0 - before.0;
+        self.live.1 = self.live.1 + now.1 - before.1;
     }
 
     /// The word has been switched to the draft.
     fn switched(&mut self, index: u32, tables: &mut Tables) {
+        let share = self.share(index);
         let port = self.port(index);
         let draft = port.draft.take().expect("a word is switched to a draft");
         port.generation = port.generation.wrapping_add(1);
@@ -349,6 +377,7 @@ impl<F: Family> FamilyPlanner<F> {
         if let Some(before) = before {
             self.release(before, tables);
         }
+        self.recount(index, share);
     }
 
     fn check_frontends(&self, port: &ServicePort) -> Result<(), Unplaced> {
@@ -362,7 +391,20 @@ impl<F: Family> FamilyPlanner<F> {
         let keys: BTreeSet<_> = layout::frontends::<F>(port, 0).map(|(key, _)| key).collect();
         let frontends = self.frontends.wanted();
         let new = keys.iter().filter(|key| !frontends.contains_key(key)).count();
-        room(names::FRONTENDS, frontends.len(), new, self.capacities.frontends)?;
+        let marks = self.addresses.marks.wanted();
+        let new_marks: BTreeSet<_> = layout::frontends::<F>(port, 0)
+            .filter(|(key, frontend)| {
+                kind(frontend) == FrontendKind::ClusterIp && !marks.contains_key(&key.address)
+            })
+            .map(|(key, _)| key.address)
+            .collect();
+        let used = frontends.len() + marks.len();
+        room(
+            names::FRONTENDS,
+            used,
+            new + new_marks.len(),
+            self.capacities.frontends,
+        )?;
         let known = self.addresses.entries.wanted();
         let vips: BTreeSet<_> = keys.iter().map(|key| key.address).filter(is_vip::<F>).collect();
         let new = vips.iter().filter(|address| !known.contains_key(address)).count();
@@ -387,8 +429,17 @@ impl<F: Family> FamilyPlanner<F> {
             backends,
             local: TableRef::default(),
             cluster: TableRef::default(),
+            ranges: None,
             arrangement,
         };
+        if let Some(ranges) = &lease.arrangement.ranges {
+            lease.ranges = self.ranges.claim(ranges);
+            if lease.ranges.is_none() {
+                let wanted = ranges.len() as u32;
+                self.give_back(lease, tables);
+                return Err(full::<F>(names::RANGES, wanted));
+            }
+        }
         let (local, cluster) = (
             lease.arrangement.local_rows(seed),
             lease.arrangement.cluster_rows(seed),
@@ -414,6 +465,7 @@ impl<F: Family> FamilyPlanner<F> {
 
     /// Makes `lease` the port's draft; without one, its newest set is already as it should be.
     fn stage(&mut self, index: u32, lease: Option<Lease<F>>, tables: &mut Tables) {
+        let share = self.share(index);
         let port = self.port(index);
         port.removing = false;
         let draft = lease.map(|lease| Draft {
@@ -431,19 +483,29 @@ impl<F: Family> FamilyPlanner<F> {
         } else {
             self.open.remove(&index);
         }
+        self.recount(index, share);
     }
 
     /// Makes exactly these the port's frontends; an address that loses its last one stays `until`.
     fn claim(&mut self, index: u32, frontends: BTreeMap<FrontendKey<F::Addr>, Frontend>, until: Duration) {
-        let keys: BTreeSet<_> = frontends.keys().copied().collect();
-        let before = std::mem::replace(&mut self.port(index).frontends, keys);
+        let before = std::mem::replace(&mut self.port(index).frontends, frontends.clone());
         for (key, frontend) in &frontends {
             self.frontends.want(*key, Some(*frontend));
-            if is_vip::<F>(&key.address) && !before.contains(key) {
-                self.addresses.claim(key.address);
+            if is_vip::<F>(&key.address) && before.get(key) != Some(frontend) {
+                self.addresses.claim(key.address, kind(frontend));
             }
         }
-        for key in before.iter().filter(|key| !frontends.contains_key(key)) {
+        for (key, old) in &before {
+            match frontends.get(key) {
+                Some(new) if new == old => continue,
+                Some(_) => {
+                    if is_vip::<F>(&key.address) {
+                        self.addresses.unclaim(key.address, kind(old), until);
+                    }
+                    continue;
+                }
+                None => {}
+            }
             // Another Service port may have taken it over in the meantime.
             if self
                 .frontends
@@ -454,7 +516,7 @@ impl<F: Family> FamilyPlanner<F> {
                 self.frontends.want(*key, None);
             }
             if is_vip::<F>(&key.address) {
-                self.addresses.unclaim(key.address, until);
+                self.addresses.unclaim(key.address, kind(old), until);
             }
         }
     }
@@ -465,6 +527,10 @@ impl<F: Family> FamilyPlanner<F> {
         self.backends.give_back(lease.backends);
         tables.release(lease.local);
         tables.release(lease.cluster);
+        lease
+            .ranges
+            .into_iter()
+            .for_each(|ranges| self.ranges.give_back(ranges));
     }
 
     /// Takes back places that may still be read until a grace period has passed.
@@ -473,12 +539,18 @@ impl<F: Family> FamilyPlanner<F> {
         self.backends.release(lease.backends);
         tables.release(lease.local);
         tables.release(lease.cluster);
+        lease
+            .ranges
+            .into_iter()
+            .for_each(|ranges| self.ranges.release(ranges));
     }
 
     fn forget(&mut self, index: u32) -> Port<F> {
+        let share = self.share(index);
         let port = self.ports.remove(&index).expect("a removed port exists");
         self.ids.remove(&port.id);
         self.open.remove(&index);
+        self.recount(index, share);
         port
     }
 
@@ -502,7 +574,7 @@ impl<F: Family> Port<F> {
     fn new(id: ServicePortId) -> Self {
         Self {
             id,
-            frontends: BTreeSet::new(),
+            frontends: BTreeMap::new(),
             generation: 0,
             live: None,
             draft: None,
@@ -534,8 +606,14 @@ impl<F: Family> Lease<F> {
             cluster_rows: self.cluster.rows,
             affinity_timeout: self.arrangement.affinity_timeout,
             service,
+            identity: self.arrangement.identity,
+            ranges: self.ranges.unwrap_or(0),
         }
     }
+}
+
+fn kind(frontend: &Frontend) -> FrontendKind {
+    FrontendKind::from_number(frontend.kind)
 }
 
 fn is_vip<F: Family>(address: &F::Addr) -> bool {

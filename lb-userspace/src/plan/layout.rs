@@ -7,7 +7,9 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
     sync::Arc,
+    time::Duration,
 };
 
 use lb_common::{
@@ -19,7 +21,7 @@ use lb_common::{
 };
 
 use super::settings::PlanSettings;
-use crate::model::{DeviceFacts, NodeFacts, ServicePort};
+use crate::model::{DeviceFacts, NodeFacts, ServicePort, ServicePortId};
 
 /// A Service port's policies and backends: all of its set but the places.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -28,20 +30,25 @@ pub(super) struct Arrangement<A> {
     pub(super) local: u16,
     pub(super) cluster_from: u16,
     pub(super) flags: u16,
+    /// In ticks.
     pub(super) affinity_timeout: u32,
+    pub(super) identity: [u32; 2],
+    /// Source ranges of LoadBalancer addresses, sorted; `None`: there is no limit.
+    pub(super) ranges: Option<Arc<[(A, u8)]>>,
 }
 
 /// More backends than a position can name.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct TooManyBackends(pub(super) usize);
 
-impl<A: Copy + Ord + AsRef<[u8]>> Arrangement<A> {
-    /// Arranges the backends of a Service port; `hosts` are the addresses of all nodes, with their flags (see
-    /// [`Surroundings::hosts`]).
+impl<A: Copy + Ord + AsRef<[u8]> + Into<IpAddr>> Arrangement<A> {
+    /// Arranges the backends of a Service port, seen from a node with these `surroundings`.
     pub(super) fn new<F: Family<Addr = A>>(
         port: &ServicePort,
-        hosts: &BTreeMap<A, u16>,
+        surroundings: &Surroundings<F>,
+        tick: Duration,
     ) -> Result<Self, TooManyBackends> {
+        let hosts = &surroundings.hosts;
         let mut parts: [Vec<Backend<A>>; 3] = Default::default();
         for endpoint in &port.backends {
             let Some(address) = F::from_ip(endpoint.address) else {
@@ -74,6 +81,11 @@ impl<A: Copy + Ord + AsRef<[u8]>> Arrangement<A> {
             return Err(TooManyBackends(total));
         }
         let flag = |set, flag| if set { flag } else { 0 };
+        let ranges = port.source_ranges.as_deref();
+        let with_node = ranges.is_some_and(|ranges| {
+            let mut main = surroundings.main.iter().copied().map(Into::into);
+            main.any(|address| ranges.iter().any(|range| is_inside(address, *range)))
+        });
         Ok(Self {
             backends: parts.concat().into(),
             local: (local_only + both) as u16,
@@ -81,8 +93,17 @@ impl<A: Copy + Ord + AsRef<[u8]>> Arrangement<A> {
             flags: flag(port.internal_local, Set::INTERNAL_LOCAL)
                 | flag(port.external_local, Set::EXTERNAL_LOCAL)
                 | flag(port.endpoints_exist, Set::ENDPOINTS_EXIST)
-                | flag(port.affinity.is_some(), Set::AFFINITY),
-            affinity_timeout: port.affinity.unwrap_or(0),
+                | flag(port.affinity.is_some(), Set::AFFINITY)
+                | flag(ranges.is_some(), Set::RANGES)
+                | flag(with_node, Set::RANGES_WITH_NODE),
+            affinity_timeout: port.affinity.map_or(0, |seconds| ticks(seconds, tick)),
+            identity: identity(&port.id),
+            ranges: ranges.map(|ranges| {
+                let bare =
+                    |(address, length): &(IpAddr, u8)| Some((F::from_ip(bare(*address, *length))?, *length));
+                let ranges: BTreeSet<_> = ranges.iter().filter_map(bare).collect();
+                ranges.into_iter().collect()
+            }),
         })
     }
 
@@ -110,6 +131,53 @@ impl<A: Copy + Ord + AsRef<[u8]>> Arrangement<A> {
         maglev::fill(&mut preferences, &mut rows);
         rows.iter().map(|turn| canonical[usize::from(*turn)]).collect()
     }
+}
+
+/// A number for the name of a Service port: FNV-1a. It is in records that outlive a process of the agent.
+pub(super) fn identity(id: &ServicePortId) -> [u32; 2] {
+    let protocol = [id.protocol as u8];
+    let parts = [
+        id.namespace.as_bytes(),
+        id.name.as_bytes(),
+        id.port_name.as_bytes(),
+        &protocol,
+    ];
+    let mut hash: u64 = 0xcbf2_9ce4_8422_2325;
+    for part in parts {
+        // No name has this byte, so it tells the parts apart.
+        for byte in part.iter().chain(&[0xff]) {
+            hash = (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
+        }
+    }
+    [(hash >> 32) as u32, hash as u32]
+}
+
+/// How many ticks an idle client may see pass: at least the seconds that it was promised, and less than two ticks more.
+fn ticks(seconds: u32, tick: Duration) -> u32 {
+    let nanos = Duration::from_secs(seconds.into()).as_nanos();
+    u32::try_from(nanos.div_ceil(tick.as_nanos().max(1))).unwrap_or(u32::MAX / 2)
+}
+
+/// An address without the bits behind `length`.
+fn bare(address: IpAddr, length: u8) -> IpAddr {
+    match address {
+        IpAddr::V4(ip) => {
+            let mask = u32::MAX
+                .checked_shl(32u32.saturating_sub(length.into()))
+                .unwrap_or(0);
+            Ipv4Addr::from_bits(ip.to_bits() & mask).into()
+        }
+        IpAddr::V6(ip) => {
+            let mask = u128::MAX
+                .checked_shl(128u32.saturating_sub(length.into()))
+                .unwrap_or(0);
+            Ipv6Addr::from_bits(ip.to_bits() & mask).into()
+        }
+    }
+}
+
+fn is_inside(address: IpAddr, (range, length): (IpAddr, u8)) -> bool {
+    address.is_ipv4() == range.is_ipv4() && bare(address, length) == bare(range, length)
 }
 
 /// The frontends of a Service port, the address of a NodePort left out (all zero).
@@ -145,30 +213,51 @@ pub(super) struct Surroundings<F: Family> {
     pub(super) own: BTreeSet<F::Addr>,
     pub(super) node_ports: BTreeSet<F::Addr>,
     pub(super) other_nodes: BTreeSet<F::Addr>,
+    /// Prefixes of this node's pods, if they are to be known.
     pub(super) pods: BTreeSet<(F::Addr, u8)>,
+    /// Addresses of this node that its uplinks have first.
+    pub(super) main: BTreeSet<F::Addr>,
+    /// Loopback addresses that NodePorts are served on.
+    pub(super) localhost: BTreeSet<F::Addr>,
+    /// The addresses of all nodes, and what a backend with such an address is.
+    pub(super) hosts: BTreeMap<F::Addr, u16>,
 }
 
 impl<F: Family> Surroundings<F> {
-    pub(super) fn new(facts: &NodeFacts, other_nodes: &[std::net::IpAddr]) -> Self {
-        let family = |all: &[std::net::IpAddr]| all.iter().filter_map(|ip| F::from_ip(*ip)).collect();
+    pub(super) fn new(facts: &NodeFacts, other_nodes: &[IpAddr], settings: &PlanSettings) -> Self {
+        let family =
+            |all: &[IpAddr]| -> BTreeSet<_> { all.iter().filter_map(|ip| F::from_ip(*ip)).collect() };
+        let uplinks = facts
+            .devices
+            .values()
+            .filter(|device| device.kind == DeviceKind::Uplink);
+        let main: Vec<_> = uplinks
+            .flat_map(|device| [device.snat4.map(IpAddr::V4), device.snat6.map(IpAddr::V6)])
+            .flatten()
+            .collect();
+        let localhost: &[IpAddr] = match settings.localhost_nodeports {
+            true => &[IpAddr::V4(Ipv4Addr::LOCALHOST)],
+            false => &[],
+        };
+        let pods = facts.pods.iter().filter(|_| settings.pod_detection);
         Self {
             own: family(&facts.own),
             node_ports: family(&facts.node_ports),
             other_nodes: family(other_nodes),
-            pods: facts
-                .pods
-                .iter()
+            pods: pods
                 .filter_map(|(ip, length)| Some((F::from_ip(*ip)?, *length)))
                 .collect(),
+            main: family(&main),
+            localhost: family(localhost),
+            hosts: Self::hosts(&family(&facts.own), &family(other_nodes)),
         }
     }
 
-    /// The addresses of all nodes, and what a backend with such an address is. This node's own is here, whatever
-    /// its slice says: the endpoints of `default/kubernetes` name no node.
-    pub(super) fn hosts(&self) -> BTreeMap<F::Addr, u16> {
-        let others = self.other_nodes.iter();
+    /// This node's own is here, whatever its slice says: the endpoints of `default/kubernetes` name no node.
+    fn hosts(own: &BTreeSet<F::Addr>, others: &BTreeSet<F::Addr>) -> BTreeMap<F::Addr, u16> {
+        let others = others.iter();
         let others = others.map(|address| (*address, Backend::<F::Addr>::HOST));
-        let own = self.own.iter();
+        let own = own.iter();
         let own = own.map(|address| (*address, Backend::<F::Addr>::HOST | Backend::<F::Addr>::LOCAL));
         others.chain(own).collect()
     }
@@ -179,11 +268,12 @@ impl<F: Family> Surroundings<F> {
         flag(&self.own, Address::OWN)
             | flag(&self.node_ports, Address::NODE_PORTS)
             | flag(&self.other_nodes, Address::OTHER_NODE)
+            | flag(&self.localhost, Address::LOCALHOST)
     }
 
     /// All addresses that are something.
     pub(super) fn addresses(&self) -> BTreeSet<F::Addr> {
-        [&self.own, &self.node_ports, &self.other_nodes]
+        [&self.own, &self.node_ports, &self.other_nodes, &self.localhost]
             .into_iter()
             .flatten()
             .copied()
@@ -232,6 +322,10 @@ pub(super) fn node(facts: &NodeFacts, settings: &PlanSettings) -> Node {
             Node::MASQUERADE_ALL
         } else {
             0
+        } | if settings.pod_detection {
+            0
+        } else {
+            Node::PODS_UNKNOWN
         },
         tick_shift: Node::tick_shift(settings.hertz),
         xdp_out: xdp_out(facts),
@@ -306,18 +400,12 @@ mod tests {
     }
 
     fn arrange(backends: &[(u8, bool, bool, bool)]) -> Arrangement<Addr4> {
-        Arrangement::new::<V4>(
-            &port(backends),
-            &Surroundings::<V4>::new(
-                &NodeFacts {
-                    own: vec![[10, 1, 0, 8].into()],
-                    ..NodeFacts::default()
-                },
-                &[[10, 1, 0, 9].into()],
-            )
-            .hosts(),
-        )
-        .unwrap()
+        let own = NodeFacts {
+            own: vec![[10, 1, 0, 8].into()],
+            ..NodeFacts::default()
+        };
+        let surroundings = Surroundings::<V4>::new(&own, &[[10, 1, 0, 9].into()], &PlanSettings::default());
+        Arrangement::new(&port(backends), &surroundings, Duration::from_secs(1)).unwrap()
     }
 
     #[test]
@@ -388,7 +476,7 @@ mod tests {
             pods: vec![([10, 1, 0, 0].into(), 24), ([10, 1, 0, 1].into(), 32)],
             ..Default::default()
         };
-        let sources = Surroundings::<V4>::new(&facts, &[]).sources();
+        let sources = Surroundings::<V4>::new(&facts, &[], &PlanSettings::default()).sources();
         let classes: Vec<_> = sources
             .iter()
             .map(|((_, length), source)| (*length, source.class))

@@ -13,6 +13,7 @@ mod family;
 mod layout;
 mod op;
 mod planner;
+mod ranges;
 mod settings;
 mod tables;
 

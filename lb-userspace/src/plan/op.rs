@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use lb_common::abi::{
-    Address, Backend, Device, Family, Frontend, FrontendKey, Node, Service, Set, Source, V4, V6,
+    Address, Backend, Device, Family, Frontend, FrontendKey, Node, Range, RangeKey, Service, Set, Source, V4,
+    V6,
 };
 
 /// One write. `None` as a value removes the entry; removing what is absent succeeds.
@@ -43,6 +44,13 @@ pub enum FamilyOp<F: Family> {
         /// What is to be there.
         source: Option<Source>,
     },
+    /// Write or remove a source range.
+    Range {
+        /// Table and address, and length of both in bits.
+        prefix: (RangeKey<F::Addr>, u8),
+        /// What is to be there.
+        range: Option<Range>,
+    },
     /// Write all backends of a set.
     Backends {
         /// The service they are for.
@@ -72,6 +80,13 @@ pub enum FamilyOp<F: Family> {
         key: FrontendKey<F::Addr>,
         /// What is to be there.
         frontend: Option<Frontend>,
+    },
+    /// Mark an address as a ClusterIP, or remove the mark.
+    Mark {
+        /// Which one.
+        address: F::Addr,
+        /// It is one.
+        is_set: bool,
     },
     /// Write or remove an address.
     Address {

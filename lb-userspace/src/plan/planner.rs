@@ -234,21 +234,24 @@ impl Planner {
     fn surround(&mut self, now: Duration) {
         let v4 = self
             .v4
-            .surround(Surroundings::new(&self.facts, &self.other_nodes));
+            .surround(Surroundings::new(&self.facts, &self.other_nodes, &self.settings));
         let v6 = self
             .v6
-            .surround(Surroundings::new(&self.facts, &self.other_nodes));
-        if v4.is_empty() && v6.is_empty() {
+            .surround(Surroundings::new(&self.facts, &self.other_nodes, &self.settings));
+        let main = v4.main || v6.main;
+        if v4.hosts.is_empty() && v6.hosts.is_empty() && !main {
             return;
         }
         // Whether a backend is a host-network pod is part of its entry.
         let is_host = |ip| {
-            V4::from_ip(ip).is_some_and(|ip| v4.contains(&ip))
-                || V6::from_ip(ip).is_some_and(|ip| v6.contains(&ip))
+            V4::from_ip(ip).is_some_and(|ip| v4.hosts.contains(&ip))
+                || V6::from_ip(ip).is_some_and(|ip| v6.hosts.contains(&ip))
         };
         let ports = self.desired.values();
         let stale: Vec<_> = ports
-            .filter(|port| port.backends.iter().any(|b| is_host(b.address)))
+            .filter(|port| {
+                port.backends.iter().any(|b| is_host(b.address)) || (main && port.source_ranges.is_some())
+            })
             .cloned()
             .collect();
         stale.iter().for_each(|port| self.place(port, now));

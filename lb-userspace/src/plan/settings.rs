@@ -2,7 +2,7 @@
 
 use std::{net::IpAddr, ops::RangeInclusive, time::Duration};
 
-use lb_common::abi::capacity;
+use lb_common::abi::{Node, capacity};
 
 /// Settings of a plan.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -46,6 +46,8 @@ pub struct Capacities {
     pub sets: u32,
     /// Maps `backends`.
     pub backends: u32,
+    /// Maps `ranges`.
+    pub ranges: u32,
     /// Map `maglev`.
     pub maglev: u32,
     /// Maps `embryos`; a power of two.
@@ -62,9 +64,19 @@ impl Default for Capacities {
             services: capacity::SERVICES,
             sets: capacity::SETS,
             backends: capacity::BACKENDS,
+            ranges: capacity::RANGES,
             maglev: capacity::MAGLEV,
             embryos: capacity::EMBRYOS,
         }
+    }
+}
+
+impl PlanSettings {
+    /// Length of a tick of the data path's clock.
+    #[must_use]
+    pub fn tick(&self) -> Duration {
+        let hertz = self.hertz.max(1);
+        Duration::from_secs(1 << Node::tick_shift(hertz)) / hertz
     }
 }
 

@@ -13,10 +13,12 @@ use std::{
 
 use lb_lab::{Held, Options, Place, Proto, Shares, Stream};
 
-use crate::cluster::Cluster;
+use crate::{cluster::Cluster, drops::Drops};
 
 /// How long a connection's echo may take.
 const ECHO: Duration = Duration::from_secs(10);
+/// How long streams may need to go on.
+const STALLED: Duration = Duration::from_secs(30);
 /// Pause between two attempts of a loop: a few hundred a second are load enough for two cores.
 const PAUSE: Duration = Duration::from_millis(3);
 
@@ -184,13 +186,69 @@ impl Hammers {
         self.0.iter().for_each(|(_, hammer)| hammer.wait_for(more));
     }
 
-    /// Ends them: every connection was answered.
+    /// Ends them: every connection was answered. How many there were.
     #[track_caller]
-    pub(crate) fn assert_no_failure(self, cluster: &Cluster) {
+    pub(crate) fn assert_no_failure(self, cluster: &Cluster) -> u32 {
+        let mut attempts = 0;
         for (what, hammer) in self.0 {
             let shares = hammer.stop();
             assert!(shares.all_answered(), "{what}: {shares}\n{}", cluster.diagnosis());
+            attempts += shares.attempts;
         }
+        attempts
+    }
+}
+
+/// Numbered datagrams from many sockets, of which none may be lost.
+pub(crate) struct Datagrams(Vec<(String, Stream)>, Drops);
+
+impl Datagrams {
+    /// `n` sockets for each of these clients and destinations, each with so many datagrams a second.
+    pub(crate) fn start(cluster: &Cluster, ways: &[(&str, SocketAddr)], n: usize, rate: u32) -> Self {
+        let all = ways.iter().flat_map(|(from, to)| {
+            let place = cluster.lab.at(from).expect("the place is there");
+            (0..n).map(move |number| {
+                let stream = place.stream_datagrams(*to, rate).expect("datagrams can be sent");
+                (format!("datagrams {number} from {from} to {to}"), stream)
+            })
+        });
+        Self(all.collect(), Drops::now(cluster))
+    }
+
+    /// Waits until each stream has got so many more answers.
+    #[track_caller]
+    pub(crate) fn wait_for(&self, more: u64, cluster: &Cluster) {
+        for (what, stream) in &self.0 {
+            if let Err(error) = stream.wait_for_more(more, STALLED) {
+                panic!("{what}: {error:#}\n{}", cluster.diagnosis());
+            }
+        }
+    }
+
+    /// Ends them: how many were sent. Every one was answered, each socket's by one backend; but for those that the
+    /// kernel itself says that it had no room for.
+    #[track_caller]
+    pub(crate) fn assert_none_lost(self, cluster: &Cluster) -> u64 {
+        let Self(streams, drops) = self;
+        let (mut sent, mut lost, mut said) = (0, 0, String::new());
+        for (what, stream) in streams {
+            let report = stream.stop();
+            assert!(
+                report.refused == 0 && report.by.len() == 1 && report.error.is_none(),
+                "{what}: {report:?}\n{}",
+                cluster.diagnosis()
+            );
+            sent += report.sent;
+            if report.lost() > 0 {
+                lost += report.lost();
+                said += &format!("{what}: {} of {} lost\n", report.lost(), report.sent);
+            }
+        }
+        let drops = drops.since(cluster);
+        let told = format!("{lost} of {sent} datagrams lost; the kernel dropped {drops}");
+        eprintln!("{told}");
+        assert!(lost <= drops.total(), "{told}\n{said}{}", cluster.diagnosis());
+        sent
     }
 }
 

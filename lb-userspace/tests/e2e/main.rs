@@ -4,6 +4,7 @@
 mod change;
 mod cluster;
 mod detach;
+mod drops;
 mod dump;
 mod flood;
 mod fragments;
@@ -25,3 +26,4 @@ mod stale;
 mod startup;
 mod status;
 mod transfer;
+mod uplinks;

@@ -1,12 +1,17 @@
 //! The agent comes and goes; traffic does not notice.
 
-use std::net::SocketAddr;
+use std::{
+    fs,
+    net::SocketAddr,
+    thread,
+    time::{Duration, Instant},
+};
 
 use lb_lab::{Family, Netfilter, PodNetwork, Signal, Topology};
 
 use crate::{
     cluster::{Cluster, hook, possible},
-    load::{Connections, Hammers, assert_stayed},
+    load::{Connections, Datagrams, Hammers, assert_stayed},
     reach::Address,
     rows::{Expect, Rows},
     service::Service,
@@ -108,3 +113,118 @@ fn clsact_serves_as_well_and_survives_a_restart_as_root() {
         );
     }
 }
+
+/// Restarts of one agent.
+const RESTARTS: u32 = 20;
+
+/// Kills the agent of node1 and starts it, again and again; nothing that is under way or comes anew may notice.
+fn many_restarts(test: &str, hook: &str) {
+    if !possible(test) {
+        return;
+    }
+    let mut cluster = Cluster::by(hook, Topology::cluster(2, 2).netfilter(Netfilter::Iptables), &[]);
+    let service = Service::new(&cluster.lab, "shop", 10).load_balancer(&cluster.lab, 10, NODE_PORT);
+    cluster.apply(&service.with(&cluster.lab, &BOTH));
+    let ways = ways(&cluster);
+    let mut held = Connections::open(&cluster, &ways, 4);
+    let downloads: Vec<_> = ways
+        .iter()
+        .map(|(from, to)| {
+            let place = cluster.lab.at(from).expect("it is there");
+            (
+                *from,
+                *to,
+                place.stream(*to, 500_000).expect("the download begins"),
+            )
+        })
+        .collect();
+    let datagrams = Datagrams::start(&cluster, &ways, 2, 50);
+    let hammers = Hammers::start(&cluster, &ways);
+    let start = Instant::now();
+    for _ in 0..RESTARTS {
+        hammers.wait_for(3);
+        cluster.end_agent(0, Signal::SIGKILL);
+        cluster.start_agent(0);
+        cluster.wait_for_agent(0);
+    }
+    let took = start.elapsed();
+    hammers.wait_for(3);
+    datagrams.wait_for(10, &cluster);
+    held.assert_alive(&cluster, "after all restarts");
+    let connections = hammers.assert_no_failure(&cluster);
+    let sent = datagrams.assert_none_lost(&cluster);
+    for (from, to, download) in downloads {
+        let report = download.stop();
+        assert!(
+            report.error.is_none() && report.received > 0,
+            "{from} to {to}: {report:?}"
+        );
+    }
+    eprintln!("{test}: {RESTARTS} restarts in {took:.1?}, {connections} new connections, {sent} datagrams");
+}
+
+#[test]
+fn twenty_restarts_are_noticed_by_nobody_by_tc_as_root() {
+    many_restarts("twenty_restarts_are_noticed_by_nobody_by_tc_as_root", "tc");
+}
+
+#[test]
+fn twenty_restarts_are_noticed_by_nobody_by_xdp_as_root() {
+    many_restarts(
+        "twenty_restarts_are_noticed_by_nobody_by_xdp_as_root",
+        "xdp-native",
+    );
+}
+
+#[test]
+fn an_agent_killed_anywhere_in_its_start_leaves_nothing_wrong_as_root() {
+    let test = "an_agent_killed_anywhere_in_its_start_leaves_nothing_wrong_as_root";
+    if !possible(test) {
+        return;
+    }
+    let topology = Topology::cluster(2, 2).netfilter(Netfilter::Iptables);
+    let mut cluster = Cluster::by("xdp-native", topology, &[]);
+    let service = Service::new(&cluster.lab, "shop", 10).load_balancer(&cluster.lab, 10, NODE_PORT);
+    cluster.apply(&service.with(&cluster.lab, &BOTH));
+    let ways = ways(&cluster);
+    let mut held = Connections::open(&cluster, &ways, 2);
+    let hammers = Hammers::start(&cluster, &ways);
+    cluster.end_agent(0, Signal::SIGKILL);
+    // How far a start gets in a given time is the machine's business; somewhere among these is every step.
+    for number in 0..KILLED_STARTS {
+        cluster.set_hook(["xdp-native", "tc", "xdp-generic"][number as usize % 3]);
+        cluster.start_agent(0);
+        let end = Instant::now() + Duration::from_millis(100) * number;
+        while let Some(left) = end.checked_duration_since(Instant::now()) {
+            thread::park_timeout(left);
+        }
+        cluster.end_agent(0, Signal::SIGKILL);
+        hammers.wait_for(2);
+    }
+    cluster.set_hook("xdp-native");
+    cluster.start_agent(0);
+    cluster.wait_for_agent(0);
+    cluster.eventually_status(0, "XDP is in the driver", |status| {
+        status["xdp"]["eth0"]["mode"] == "native"
+    });
+    hammers.wait_for(5);
+    held.assert_alive(&cluster, "after all starts");
+    hammers.assert_no_failure(&cluster);
+    let mut left = Vec::new();
+    for folder in fs::read_dir(cluster.pins(0)).expect("pins are there").flatten() {
+        let names = fs::read_dir(folder.path())
+            .expect("pins are in folders")
+            .flatten();
+        left.extend(names.map(|name| name.file_name().to_string_lossy().into_owned()));
+    }
+    let strange: Vec<_> = left
+        .iter()
+        .filter(|name| name.starts_with("new-") || name.ends_with("-generic"))
+        .collect();
+    assert!(strange.is_empty(), "{left:?}");
+    let on_eth0 = left.iter().filter(|name| name.starts_with("eth0-")).count();
+    assert_eq!(on_eth0, 3, "TC both ways and XDP: {left:?}");
+}
+
+/// Starts that are cut short, each a little later than the one before.
+const KILLED_STARTS: u32 = 18;

@@ -5,7 +5,10 @@ use std::{collections::BTreeMap, net::IpAddr};
 use lb_common::abi::DeviceKind;
 use lb_userspace::{
     model::{DeviceFacts, NodeFacts},
-    node::host::{self, Host, Options},
+    node::{
+        PortSet,
+        host::{self, Host, Options},
+    },
 };
 
 use crate::scratch::Scratch;
@@ -57,7 +60,7 @@ fn namespace(test: &str) -> Option<Scratch> {
 
 #[track_caller]
 fn check_routes(ns: &Scratch, expected: &[&str]) {
-    let show = |family: &str| ns.ip(&format!("{family} route show dev lb0 proto 108"));
+    let show = |family: &str| ns.ip(&format!("{family} route show table all dev lb0 proto 108"));
     let routes = show("-4") + &show("-6");
     let mut routes: Vec<&str> = routes.lines().map(str::trim).collect();
     routes.sort_unstable();
@@ -71,12 +74,22 @@ fn lb0_carries_service_addresses_and_nothing_remains_of_it_as_root() {
     };
     ns.set(PORTS, "8080,61000-61009");
     ns.ip("link add cni0 type bridge");
+    ns.set("ipv4/ip_forward", "1");
+    ns.ip("route add default via 192.168.0.1");
     let (ports, accept, redirects) = (
         ns.setting(PORTS),
         ns.setting("ipv4/conf/lo/accept_local"),
         ns.setting("ipv4/conf/all/send_redirects"),
     );
-    let routes = || ns.ip("-4 route show table all") + &ns.ip("-6 route show table all");
+    let routes = || {
+        let all = [
+            "-4 route show table all",
+            "-6 route show table all",
+            "-4 rule",
+            "-6 rule",
+        ];
+        all.map(|words| ns.ip(words)).concat()
+    };
     let before = routes();
 
     ns.run(async || {
@@ -104,8 +117,8 @@ fn lb0_carries_service_addresses_and_nothing_remains_of_it_as_root() {
             &ns,
             &[
                 "10.96.0.0/12 scope link src 192.168.0.5",
-                "192.0.2.10 scope link src 192.168.0.5",
-                "2001:db8:1::1 src 2001:db8::5 metric 1 pref medium",
+                "192.0.2.10 table 108 scope link src 192.168.0.5",
+                "2001:db8:1::1 table 108 src 2001:db8::5 metric 1 pref medium",
                 "fd00:96::/112 src 2001:db8::5 metric 1 pref medium",
             ],
         );
@@ -114,6 +127,13 @@ fn lb0_carries_service_addresses_and_nothing_remains_of_it_as_root() {
         assert_eq!(ns.setting("ipv4/conf/cni0/send_redirects"), "0");
         let way = ns.ip("route get 10.96.0.1");
         assert!(way.contains("dev lb0 src 192.168.0.5"), "{way}");
+        let way = ns.ip("route get 192.0.2.10");
+        assert!(way.contains("dev lb0 table 108 src 192.168.0.5"), "{way}");
+        let way = ns.ip("route get 192.0.2.10 from 192.168.0.77 iif up0");
+        assert!(
+            !way.contains("lb0"),
+            "what is only forwarded does not see it: {way}"
+        );
 
         // A process after it finds everything, and only the difference is written.
         let mut host = Host::ensure(options()).await.unwrap();
@@ -125,7 +145,7 @@ fn lb0_carries_service_addresses_and_nothing_remains_of_it_as_root() {
             &ns,
             &[
                 "10.96.0.0/12 scope link src 192.168.0.5",
-                "192.0.2.11 scope link src 192.168.0.5",
+                "192.0.2.11 table 108 scope link src 192.168.0.5",
                 "fd00:96::/112 src 2001:db8::5 metric 1 pref medium",
             ],
         );
@@ -178,6 +198,7 @@ fn routes_and_devices_of_others_are_left_alone_as_root() {
     let Some(ns) = namespace("routes_and_devices_of_others_are_left_alone_as_root") else {
         return;
     };
+    ns.ip("route add 10.96.0.0/12 dev up0");
     ns.ip("route add 192.0.2.10/32 dev up0");
     ns.run(async || {
         let mut host = Host::ensure(options()).await.unwrap();
@@ -189,13 +210,13 @@ fn routes_and_devices_of_others_are_left_alone_as_root() {
         };
         assert_eq!(
             error.to_string(),
-            "cannot add route 192.0.2.10/32 dev lb0: does another route to it exist?"
+            "cannot add route 10.96.0.0/12 dev lb0: does another route to it exist?"
         );
         check_routes(
             &ns,
             &[
-                "10.96.0.0/12 scope link src 192.168.0.5",
-                "192.0.2.11 scope link src 192.168.0.5",
+                "192.0.2.10 table 108 scope link src 192.168.0.5",
+                "192.0.2.11 table 108 scope link src 192.168.0.5",
                 "fd00:96::/112 src 2001:db8::5 metric 1 pref medium",
             ],
         );
@@ -209,4 +230,38 @@ fn routes_and_devices_of_others_are_left_alone_as_root() {
         error,
         "a device named lb0 exists and is not the agent's: rename or delete it"
     );
+}
+
+#[test]
+fn node_ports_are_reserved_where_the_kernel_would_give_them_away_as_root() {
+    let Some(ns) = namespace("node_ports_are_reserved_where_the_kernel_would_give_them_away_as_root") else {
+        return;
+    };
+    ns.set("ipv4/ip_local_port_range", "32768\t60999");
+    ns.set(PORTS, "8080,40002");
+    let reserved = || ns.setting(PORTS).trim().to_owned();
+    let ports = |list: &[u16]| list.iter().copied().collect::<PortSet>();
+    ns.run(async || {
+        let mut host = Host::ensure(options()).await.unwrap();
+        assert_eq!(reserved(), "8080,40002,61000-65535");
+        host.reserve(&ports(&[30_080, 32_767, 32_768, 40_000, 40_002]))
+            .await
+            .unwrap();
+        assert_eq!(
+            reserved(),
+            "8080,32768,40000,40002,61000-65535",
+            "those outside are not given away"
+        );
+        host.reserve(&ports(&[40_000])).await.unwrap();
+        assert_eq!(reserved(), "8080,40000,40002,61000-65535");
+
+        // A process after this one keeps them until it knows the Services.
+        let mut host = Host::ensure(options()).await.unwrap();
+        assert_eq!(reserved(), "8080,40000,40002,61000-65535");
+        host.reserve(&ports(&[])).await.unwrap();
+        assert_eq!(reserved(), "8080,40002,61000-65535");
+        host.reserve(&ports(&[50_000])).await.unwrap();
+        host::remove().await.unwrap();
+        assert_eq!(reserved(), "8080,40002", "the administrator's stay");
+    });
 }

@@ -2,6 +2,7 @@
 
 use std::{
     fs::File,
+    io::Read,
     path::{Path, PathBuf},
     process::Command,
     sync::atomic::{AtomicU32, Ordering},
@@ -78,7 +79,14 @@ impl Scratch {
     /// A kernel setting inside.
     pub(crate) fn setting(&self, name: &str) -> String {
         let path = PathBuf::from("/proc/sys/net").join(name);
-        self.run(async || std::fs::read_to_string(path).unwrap().trim().to_owned())
+        // At once: of a list the kernel gives the rest to nobody.
+        let read = async || {
+            let mut text = vec![0; 1 << 16];
+            let length = std::fs::File::open(path).and_then(|mut file| file.read(&mut text));
+            text.truncate(length.unwrap());
+            String::from_utf8(text).unwrap().trim().to_owned()
+        };
+        self.run(read)
     }
 
     /// Changes one.

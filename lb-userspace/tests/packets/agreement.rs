@@ -4,7 +4,7 @@
 use std::net::SocketAddr;
 
 use lb_common::{
-    abi::{Flow, Outcome, Protocol, Tuple},
+    abi::{Flow, Outcome, Protocol, Set, Tuple},
     testing::{
         dump,
         packet::{Packet, flag},
@@ -179,10 +179,20 @@ fn request(random: &mut Random, site: &Site) -> Packet {
         Host::PodA,
     ]);
     let from = site.at(host, random.of(&[1000, 1001, 1002, 60_000, 60_001]));
-    let svc = random.of(Svc::ALL);
+    // What a client with affinity gets first depends on the time.
+    let untimely = |svc: &&Svc| svc.flags() & Set::AFFINITY == 0;
+    let services: Vec<Svc> = Svc::ALL.iter().filter(untimely).copied().collect();
+    let svc = random.of(&services);
     let to = match random.below(8) {
         0 => site.at(
-            random.of(&[Host::Vip, Host::Node, Host::Stranger, Host::TunnelEnd]),
+            random.of(&[
+                Host::Vip,
+                Host::FormerVip,
+                Host::Balancer,
+                Host::Node,
+                Host::Stranger,
+                Host::TunnelEnd,
+            ]),
             9,
         ),
         1 => site.at(Host::OtherNode, svc.node_port()),

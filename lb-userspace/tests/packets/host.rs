@@ -249,7 +249,7 @@ fn left_alone(site: &Site) -> Vec<Row> {
             .leaves_nothing(),
         Row::new("what is not ours goes on by lo")
             .then(send(LoopbackOut, &ssh).passes(PassedNoFrontend))
-            .then(send(LoopbackOut, &packet::tcp(loopback, loopback).syn()).passes(PassedNotOurs))
+            .then(send(LoopbackOut, &packet::tcp(loopback, loopback).syn()).passes(PassedNoFrontend))
             .then(send_bytes(LoopbackOut, arp.clone()).passes(Outcome::PassedOther))
             .leaves_nothing(),
         Row::new("what is not ours goes on by the uplink")

@@ -3,6 +3,8 @@
 //! [`site`] is what the maps say, [`namespace`] what the kernel's routes say; a [`row`] is a few packets with
 //! the exact bytes, verdicts, counters and flows that they must come to.
 
+mod admission;
+mod affinity;
 mod agreement;
 mod budget;
 mod exchange;
@@ -13,8 +15,10 @@ mod host;
 mod icmp;
 mod lengths;
 mod maps;
+mod masquerade;
 mod namespace;
 mod outside;
+mod own;
 mod pods;
 mod refusals;
 mod row;

@@ -1,7 +1,10 @@
 //! The maps of one family, filled from [`crate::site`] and read back with general addresses, so that everything
 //! above this file is written once for both families.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+};
 
 use aya::{
     Ebpf, Pod,
@@ -9,8 +12,8 @@ use aya::{
 };
 use lb_common::{
     abi::{
-        self, Backend, Flow, Fragment, FragmentKey, Frontend, FrontendKey, Protocol, Service, Set, Source,
-        Tuple, names,
+        self, Affinity, AffinityKey, Backend, Flow, Fragment, FragmentKey, Frontend, FrontendKey, Protocol,
+        Range, RangeKey, Service, Set, Source, Tuple, names,
     },
     net::Net,
     testing::tables::SimTables,
@@ -24,6 +27,8 @@ use crate::{
 /// Elements of the map `maglev` that each Service has to itself: first the Cluster scope's, then the Local's.
 const ELEMENTS: u32 = 8;
 const LOCAL_ELEMENTS: u32 = 4;
+/// Ticks for which a client keeps its backend.
+pub(crate) const AFFINITY_TIMEOUT: u32 = 3600;
 
 /// A flow table's content.
 pub(crate) type Flows = BTreeMap<Tuple<IpAddr>, Flow<IpAddr>>;
@@ -38,7 +43,15 @@ pub(crate) trait FamilyMaps {
     fn put_flow(&mut self, key: &Tuple<IpAddr>, flow: &Flow<IpAddr>);
     /// Removes a flow entry.
     fn remove_flow(&mut self, key: &Tuple<IpAddr>);
-    /// Removes all flows, and forgets who is new, and datagrams in fragments.
+    /// Who had which backend: Service, client, backend.
+    fn affinity(&self) -> BTreeMap<(u32, IpAddr), (IpAddr, u16)>;
+    /// Says that a client had a backend, which holds for very long.
+    fn put_affinity(&mut self, svc: Svc, client: IpAddr, backend: SocketAddr);
+    /// When each client's last new flow was.
+    fn affinity_seen(&self) -> Vec<u32>;
+    /// Makes the records of all clients older.
+    fn age_affinity(&mut self, ticks: u32);
+    /// Removes all flows and all clients' records, and forgets who is new, and datagrams in fragments.
     fn forget_flows(&mut self);
     /// The same contents without a kernel, and without flows.
     fn simulation(&self, site: &Site, common: Common) -> Box<dyn Simulation>;
@@ -52,6 +65,9 @@ where
     FrontendKey<F::Addr>: Pod,
     FragmentKey<F::Addr>: Pod,
     Backend<F::Addr>: Pod,
+    RangeKey<F::Addr>: Pod,
+    AffinityKey<F::Addr>: Pod,
+    Affinity<F::Addr>: Pod,
 {
     addresses: HashMap<MapData, F::Addr, abi::Address>,
     sources: LpmTrie<MapData, F::Addr, Source>,
@@ -59,6 +75,8 @@ where
     services: Array<MapData, Service>,
     sets: Array<MapData, Set>,
     backends: Array<MapData, Backend<F::Addr>>,
+    ranges: LpmTrie<MapData, RangeKey<F::Addr>, Range>,
+    affinity: HashMap<MapData, AffinityKey<F::Addr>, Affinity<F::Addr>>,
     flows: HashMap<MapData, Tuple<F::Addr>, Flow<F::Addr>>,
     embryos: Array<MapData, Tuple<F::Addr>>,
     fragments: HashMap<MapData, FragmentKey<F::Addr>, Fragment>,
@@ -86,6 +104,7 @@ pub(crate) fn rows(svc: Svc) -> [Vec<u16>; 2] {
     match svc {
         Svc::Many => [mixed(211, 5), mixed(101, 2)],
         // The scopes lead to different backends.
+        Svc::Affine | Svc::AffineLocal => [mixed(211, 3), mixed(101, 2)],
         Svc::ExternalLocalHere | Svc::InternalLocalHere => [vec![1], vec![0]],
         _ => [vec![0; svc.backends().len().min(1)], vec![0; svc.local().min(1)]],
     }
@@ -120,8 +139,10 @@ fn set(svc: Svc) -> Set {
             cluster_table
         },
         cluster_rows: cluster.len() as u32,
-        affinity_timeout: 0,
+        affinity_timeout: AFFINITY_TIMEOUT,
         service: svc as u32,
+        identity: [svc as u32, 0x1d],
+        ranges: svc as u32,
     }
 }
 
@@ -138,6 +159,9 @@ where
     FrontendKey<F::Addr>: Pod,
     FragmentKey<F::Addr>: Pod,
     Backend<F::Addr>: Pod,
+    RangeKey<F::Addr>: Pod,
+    AffinityKey<F::Addr>: Pod,
+    Affinity<F::Addr>: Pod,
 {
     fn take(ebpf: &mut Ebpf) -> Self {
         Self {
@@ -147,6 +171,8 @@ where
             services: typed(ebpf, names::SERVICES[F::INDEX]),
             sets: typed(ebpf, names::SETS[F::INDEX]),
             backends: typed(ebpf, names::BACKENDS[F::INDEX]),
+            ranges: typed(ebpf, names::RANGES[F::INDEX]),
+            affinity: typed(ebpf, names::AFFINITY[F::INDEX]),
             flows: typed(ebpf, names::FLOWS[F::INDEX]),
             embryos: typed(ebpf, names::EMBRYOS[F::INDEX]),
             fragments: typed(ebpf, names::FRAGMENTS[F::INDEX]),
@@ -170,6 +196,9 @@ where
     FrontendKey<F::Addr>: Pod,
     FragmentKey<F::Addr>: Pod,
     Backend<F::Addr>: Pod,
+    RangeKey<F::Addr>: Pod,
+    AffinityKey<F::Addr>: Pod,
+    Affinity<F::Addr>: Pod,
 {
     fn fill(&mut self, site: &Site) {
         for (host, flags) in Host::DESTINATIONS {
@@ -181,6 +210,20 @@ where
             let key = Key::new(8 * F::ADDR_LEN as u32, Self::address(site.ip(host)));
             let value = Source { class: class as u32 };
             self.sources.insert(&key, value, 0).expect("sources has room");
+        }
+        let mark = FrontendKey::mark_of(Self::address(site.ip(Host::Vip)));
+        self.frontends
+            .insert(mark, Frontend::MARK, 0)
+            .expect("frontends has room");
+        for svc in [Svc::Ranged, Svc::RangedWithNode, Svc::RangedEmpty] {
+            for (host, bits) in Host::IN_RANGES {
+                let address = Self::address(site.ip(host));
+                let table = svc as u32;
+                let bits = RangeKey::<F::Addr>::TABLE_BITS + 8 * F::ADDR_LEN as u32 - bits;
+                let key = Key::new(bits, RangeKey { table, address });
+                let value = Range { accepted: 1 };
+                self.ranges.insert(&key, value, 0).expect("ranges has room");
+            }
         }
         for &svc in Svc::ALL {
             for kind in KINDS {
@@ -225,9 +268,66 @@ where
         self.flows.remove(&Self::key(key)).expect("the entry is there");
     }
 
+    fn affinity(&self) -> BTreeMap<(u32, IpAddr), (IpAddr, u16)> {
+        let records = self
+            .affinity
+            .iter()
+            .map(|entry| entry.expect("affinity can be read"));
+        records
+            .map(|(key, value)| {
+                let backend = (value.backend.into(), value.port);
+                ((key.service[0], key.client.into()), backend)
+            })
+            .collect()
+    }
+
+    fn affinity_seen(&self) -> Vec<u32> {
+        let records = self
+            .affinity
+            .iter()
+            .map(|entry| entry.expect("affinity can be read"));
+        records.map(|(_, record)| record.seen).collect()
+    }
+
+    fn put_affinity(&mut self, svc: Svc, client: IpAddr, backend: SocketAddr) {
+        let client = Self::address(client);
+        let key = AffinityKey {
+            service: set(svc).identity,
+            client,
+        };
+        let value = Affinity {
+            backend: Self::address(backend.ip()),
+            port: backend.port(),
+            reserved: 0,
+            seen: 0,
+            timeout: u32::MAX / 2 - 1,
+        };
+        self.affinity.insert(key, value, 0).expect("affinity has room");
+    }
+
+    fn age_affinity(&mut self, ticks: u32) {
+        let records: Vec<_> = self
+            .affinity
+            .iter()
+            .map(|entry| entry.expect("affinity can be read"))
+            .collect();
+        for (key, mut value) in records {
+            value.seen = value.seen.wrapping_sub(ticks);
+            self.affinity.insert(key, value, 0).expect("affinity has room");
+        }
+    }
+
     fn forget_flows(&mut self) {
         for key in self.flows().keys() {
             self.remove_flow(key);
+        }
+        let clients: Vec<_> = self
+            .affinity
+            .keys()
+            .map(|key| key.expect("affinity can be read"))
+            .collect();
+        for client in clients {
+            self.affinity.remove(&client).expect("the record is there");
         }
         for slot in 0..self.embryos.len() {
             let none = Tuple::default();
@@ -262,6 +362,11 @@ where
         tables.services = elements(&self.services);
         tables.sets = elements(&self.sets);
         tables.backends = elements(&self.backends);
+        tables.ranges = (self.ranges.iter())
+            .map(|entry| entry.expect("ranges can be read").0)
+            .map(|key| (key.data(), key.prefix_len() - RangeKey::<F::Addr>::TABLE_BITS))
+            .map(|(key, bits)| (key.table, key.address, bits as usize))
+            .collect();
         tables.maglev = common.maglev;
         tables.node = common.node;
         tables.devices = common.devices;
@@ -278,6 +383,9 @@ where
     FrontendKey<F::Addr>: Pod,
     FragmentKey<F::Addr>: Pod,
     Backend<F::Addr>: Pod,
+    RangeKey<F::Addr>: Pod,
+    AffinityKey<F::Addr>: Pod,
+    Affinity<F::Addr>: Pod,
 {
     fn put_frontends(&mut self, site: &Site, svc: Svc, kind: abi::FrontendKind) {
         let frontend = site.frontend(svc, kind);

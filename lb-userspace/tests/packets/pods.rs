@@ -244,7 +244,7 @@ fn left_alone(site: &Site) -> Vec<Row> {
     let mut rows = Vec::new();
     for program in [PodIn, BridgePortIn] {
         let at = program.name();
-        let no_port = syn(pod, site.at(Host::Vip, 9));
+        let external = syn(pod, site.at(Host::External, 9));
         let ssh = syn(pod, site.at(Host::Node, 22));
         let other = syn(pod, site.at(Host::Stranger, 443));
         let as_node = syn(site.at(Host::Node, PORT), site.cluster_ip(Svc::Remote));
@@ -255,8 +255,8 @@ fn left_alone(site: &Site) -> Vec<Row> {
         let unknown = syn(site.at(Host::Stranger, PORT), site.cluster_ip(Svc::Neighbour));
         let unknown_there = unknown.clone().to(site.backend(Svc::Neighbour));
         rows.extend([
-            Row::new(format!("a virtual address without this port, {at}"))
-                .then(send(program, &no_port).passes(PassedNoFrontend))
+            Row::new(format!("an address that has no such port, {at}"))
+                .then(send(program, &external).passes(PassedNoFrontend))
                 .then(send(program, &ssh).passes(PassedNoFrontend))
                 .then(send(program, &other).passes(PassedNotOurs))
                 .then(send(program, &ping).passes(PassedOther))

@@ -126,11 +126,7 @@ fn unreachable(site: &Site, sent: &Packet) -> Packet {
 fn no_frontend(site: &Site) -> Vec<Row> {
     let from = site.at(Host::Node, PORT);
     let mut rows = Vec::new();
-    for to in [
-        site.at(Host::Vip, 9),
-        site.at(Host::Stranger, 9),
-        site.cluster_ip(Svc::NoService),
-    ] {
+    for to in [site.at(Host::Vip, 9), site.cluster_ip(Svc::NoService)] {
         let sent = syn(from, to);
         for (what, segment, answer) in segments(&sent) {
             rows.push(

@@ -100,9 +100,15 @@ macro_rules! hosts {
 }
 
 hosts! {
+    // NodePorts are served on it for the processes of this node.
+    Localhost = "127.0.0.1", "::1";
     Client = "198.51.100.7", "2001:db8:ffff::7";
     Stranger = "198.51.100.99", "2001:db8:ffff::99";
     Vip = "10.96.0.10", "fd00:96::10";
+    // The Service is gone, but flows may be left.
+    FormerVip = "10.96.0.11", "fd00:96::11";
+    // Inside the ranges of Service addresses, and nobody's.
+    UnusedVip = "10.96.0.12", "fd00:96::12";
     Balancer = "203.0.113.10", "2001:db8:113::10";
     External = "203.0.113.20", "2001:db8:113::20";
     Node = "192.0.2.10", "2001:db8:1::10";
@@ -149,15 +155,17 @@ impl Host {
     ];
 
     /// What the map `addresses` says of it.
-    pub(crate) const DESTINATIONS: [(Self, u32); 8] = [
-        (Self::Vip, Address::VIP),
-        (Self::Balancer, Address::VIP),
-        (Self::External, Address::VIP),
+    pub(crate) const DESTINATIONS: [(Self, u32); 10] = [
+        (Self::Vip, Address::VIP | Address::CLUSTER_IP),
+        (Self::FormerVip, Address::VIP | Address::CLUSTER_IP),
+        (Self::Balancer, Address::VIP | Address::EXTERNAL),
+        (Self::External, Address::VIP | Address::EXTERNAL),
         (Self::Node, Address::OWN | Address::NODE_PORTS),
         (Self::TunnelEnd, Address::OWN),
         (Self::NodeAtUp1, Address::OWN),
         (Self::NodeAtUp2, Address::OWN),
         (Self::OtherNode, Address::OTHER_NODE),
+        (Self::Localhost, Address::LOCALHOST),
     ];
 
     /// What the map `sources` says of it.
@@ -169,6 +177,9 @@ impl Host {
         (Self::PodA, SourceClass::Pod),
         (Self::PodB, SourceClass::Pod),
     ];
+
+    /// Whom the ranges of source addresses let in, and how many of the last bits do not matter.
+    pub(crate) const IN_RANGES: [(Self, u32); 2] = [(Self::Client, 3), (Self::PodB, 0)];
 
     /// The device that routes to a backend lead to; `None`: there is no route.
     const fn device(self) -> Option<Dev> {
@@ -243,7 +254,12 @@ services! {
     ExternalLocalEmpty: [] + [], Set::EXTERNAL_LOCAL;
     InternalLocalHere: [PodB] + [RemotePod], Set::INTERNAL_LOCAL | Set::ENDPOINTS_EXIST;
     InternalLocalElsewhere: [] + [RemotePod], Set::INTERNAL_LOCAL | Set::ENDPOINTS_EXIST;
-    Affine: [] + [RemotePod], Set::AFFINITY;
+    Affine: [PodA, PodB] + [RemotePod], Set::AFFINITY;
+    AffineLocal: [PodA, PodB] + [RemotePod], Set::AFFINITY | Set::EXTERNAL_LOCAL | Set::ENDPOINTS_EXIST;
+    // For the sources in `Host::IN_RANGES` only.
+    Ranged: [PodA] + [], Set::RANGES;
+    RangedWithNode: [PodA] + [], Set::RANGES | Set::RANGES_WITH_NODE;
+    RangedEmpty: [] + [], Set::RANGES;
     // A table with many rows.
     Many: [PodA, PodB] + [RemotePod, TunnelledPod, OtherNode], 0;
     // Maps that contradict each other, see `world`.

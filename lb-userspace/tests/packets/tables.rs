@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, env};
 use lb_common::abi::{Hook, Outcome};
 
 use crate::{
-    flows, fragments, host, icmp, outside, pods, refusals,
+    admission, flows, fragments, host, icmp, masquerade, outside, pods, refusals,
     row::{Row, check},
     site::{Family, Site},
     too_big,
@@ -21,6 +21,8 @@ const TABLES: &[(&str, Table)] = &[
     ("pods", pods::rows),
     ("host", host::rows),
     ("refusals", refusals::rows),
+    ("admission", admission::rows),
+    ("masquerade", masquerade::rows),
     ("flows", flows::rows),
     ("icmp", icmp::rows),
     ("fragments", fragments::rows),
@@ -40,7 +42,10 @@ const UNREACHABLE: &[(Outcome, &str)] = &[
 ];
 
 /// Outcomes of worlds other than the tables', and where they are.
-const ELSEWHERE: &[(Outcome, &str)] = &[(Outcome::DroppedFlowsFull, "full.rs")];
+const ELSEWHERE: &[(Outcome, &str)] = &[
+    (Outcome::DroppedFlowsFull, "full.rs"),
+    (Outcome::PassedOwnConnection, "own.rs"),
+];
 
 /// `LB_ROW=TEXT` runs only the rows whose name contains the text, and leaves the proof out.
 #[test]

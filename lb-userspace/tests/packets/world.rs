@@ -163,6 +163,8 @@ impl World {
                 names::SOURCES,
                 names::FRONTENDS,
                 names::SERVICES,
+                names::RANGES,
+                names::AFFINITY,
             ] {
                 loader.map_max_entries(map[family], 1024);
             }

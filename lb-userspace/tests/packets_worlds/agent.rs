@@ -210,6 +210,8 @@ impl<'a> Agent<'a> {
             ("frontends6", read(v6.frontends.entries().map(|all| all.len()))?),
             ("addresses4", read(v4.addresses.entries().map(|all| all.len()))?),
             ("addresses6", read(v6.addresses.entries().map(|all| all.len()))?),
+            ("ranges4", read(v4.ranges.entries().map(|all| all.len()))?),
+            ("ranges6", read(v6.ranges.entries().map(|all| all.len()))?),
             ("sources4", read(v4.sources.entries().map(|all| all.len()))?),
             ("sources6", read(v6.sources.entries().map(|all| all.len()))?),
         ];
@@ -255,6 +257,8 @@ pub(crate) fn wipe(store: &mut MapStore) -> Result<(), String> {
         store.v6.addresses,
         store.v4.sources,
         store.v6.sources,
+        store.v4.ranges,
+        store.v6.ranges,
         store.v4.services,
         store.v6.services
     );

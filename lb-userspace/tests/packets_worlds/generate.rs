@@ -40,10 +40,10 @@ pub(crate) struct Switches {
 
 /// What is on.
 pub(crate) const SWITCHES: Switches = Switches {
-    affinity: false,
-    source_ranges: false,
-    masquerade_all: false,
-    no_pod_detection: false,
+    affinity: true,
+    source_ranges: true,
+    masquerade_all: true,
+    no_pod_detection: true,
     external_ip_ranges: true,
     conflicts: true,
 };

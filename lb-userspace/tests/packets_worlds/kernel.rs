@@ -7,7 +7,9 @@ use aya::{
     maps::{Array, HashMap, MapData, PerCpuArray},
     programs::{Program as Loaded, XdpMode},
 };
-use lb_common::abi::{Addr4, Addr6, COUNTERS, Counter, Flow, Hook, Outcome, Tuple, V4, V6, names};
+use lb_common::abi::{
+    Addr4, Addr6, Affinity, AffinityKey, COUNTERS, Counter, Flow, Hook, Outcome, Tuple, V4, V6, names,
+};
 use lb_userspace::{
     load::embedded,
     maps::{MapStore, bpf, flows},
@@ -20,6 +22,8 @@ use crate::node::Dev;
 pub(crate) const EMBRYOS: u32 = 256;
 /// Entries of each flow table.
 const FLOWS: u32 = 4096;
+/// Records of affinity, per family.
+const RECORDS: u32 = 4096;
 
 /// Room enough for any world.
 pub(crate) const CAPACITIES: Capacities = Capacities {
@@ -30,6 +34,7 @@ pub(crate) const CAPACITIES: Capacities = Capacities {
     services: 256,
     sets: 512,
     backends: 2048,
+    ranges: 1024,
     maglev: 8192,
     embryos: EMBRYOS,
 };
@@ -88,8 +93,11 @@ struct FlowTable<A: Pod>
 where
     Tuple<A>: Pod,
     Flow<A>: Pod,
+    AffinityKey<A>: Pod,
+    Affinity<A>: Pod,
 {
     flows: HashMap<MapData, Tuple<A>, Flow<A>>,
+    records: HashMap<MapData, AffinityKey<A>, Affinity<A>>,
     embryos: Array<MapData, Tuple<A>>,
 }
 
@@ -105,6 +113,8 @@ impl Kernel {
                 (names::SERVICES, CAPACITIES.services),
                 (names::SETS, CAPACITIES.sets),
                 (names::BACKENDS, CAPACITIES.backends),
+                (names::RANGES, CAPACITIES.ranges),
+                (names::AFFINITY, RECORDS),
                 (names::FLOWS, FLOWS),
                 (names::EMBRYOS, EMBRYOS),
             ] {
@@ -183,7 +193,7 @@ impl Kernel {
         (verdict, self.out[..result.data_size_out as usize].to_vec())
     }
 
-    /// Forgets all flows.
+    /// Forgets all flows and records.
     pub(crate) fn forget_flows(&mut self) {
         self.flows4.clear();
         self.flows6.clear();
@@ -217,16 +227,23 @@ impl<A: Pod + Default> FlowTable<A>
 where
     Tuple<A>: Pod,
     Flow<A>: Pod,
+    AffinityKey<A>: Pod,
+    Affinity<A>: Pod,
 {
     fn take(ebpf: &mut Ebpf, family: usize) -> Self {
         let mut map = |name| ebpf.take_map(name).expect("the object has flow tables");
         Self {
             flows: HashMap::try_from(map(names::FLOWS[family])).expect("flows are a hash"),
+            records: HashMap::try_from(map(names::AFFINITY[family])).expect("records are a hash"),
             embryos: Array::try_from(map(names::EMBRYOS[family])).expect("embryos are an array"),
         }
     }
 
     fn clear(&mut self) {
+        let records: Vec<AffinityKey<A>> = self.records.keys().filter_map(Result::ok).collect();
+        for key in records {
+            let _ = self.records.remove(&key);
+        }
         let keys: Vec<Tuple<A>> = self.flows.keys().filter_map(Result::ok).collect();
         if keys.is_empty() {
             return;

@@ -19,11 +19,17 @@ const SERVICES: usize = 5;
 const FRONTENDS: usize = 8;
 const BACKENDS: u8 = 6;
 
-/// A Service as the generator sees it: policies, and where each possible backend is used.
-type Draw = (bool, bool, Option<u32>, Vec<(u8, bool, bool)>);
+/// A Service as the generator sees it: policies, source ranges, and where each possible backend is used.
+type Draw = (
+    bool,
+    bool,
+    Option<u32>,
+    Option<BTreeSet<u8>>,
+    Vec<(u8, bool, bool)>,
+);
 
 fn port(index: usize, ipv6: bool, draw: &Draw) -> ServicePort {
-    let (internal_local, external_local, affinity, backends) = draw;
+    let (internal_local, external_local, affinity, ranges, backends) = draw;
     let mut seen = BTreeSet::new();
     ServicePort {
         id: ServicePortId {
@@ -42,7 +48,9 @@ fn port(index: usize, ipv6: bool, draw: &Draw) -> ServicePort {
         external_local: *external_local,
         endpoints_exist: !backends.is_empty(),
         affinity: *affinity,
-        source_ranges: None,
+        source_ranges: ranges
+            .as_ref()
+            .map(|ranges| ranges.iter().map(|third| range(*third, ipv6)).collect()),
         backends: backends
             .iter()
             .filter(|(octet, ..)| seen.insert(*octet))
@@ -55,6 +63,14 @@ fn port(index: usize, ipv6: bool, draw: &Draw) -> ServicePort {
             })
             .collect(),
         serving: vec![],
+    }
+}
+
+/// The first one has this node's own address in it.
+fn range(third: u8, ipv6: bool) -> (IpAddr, u8) {
+    match (third, ipv6) {
+        (0, true) => ("2001:db8::".parse().expect("an address"), 32),
+        _ => (address([192, 0, 2 + third, 0], ipv6), if ipv6 { 120 } else { 24 }),
     }
 }
 
@@ -75,6 +91,7 @@ prop_compose! {
                 any::<bool>(),
                 any::<bool>(),
                 prop::option::of(1..100u32),
+                prop::option::weighted(0.4, prop::collection::btree_set(0..4u8, 0..3)),
                 prop::collection::vec((0..BACKENDS, any::<bool>(), any::<bool>()), 0..5),
             )),
             SERVICES,
@@ -94,7 +111,11 @@ prop_compose! {
                 // Two ports on each address; the last address is that of NodePorts.
                 address: (octet < 3).then(|| address([10, 96, 0, octet + 1], ipv6)),
                 port: 80 + slot as u16 % 2,
-                kind: if octet < 3 { FrontendKind::ClusterIp } else { FrontendKind::NodePort },
+                kind: match octet {
+                    0 | 1 => FrontendKind::ClusterIp,
+                    2 => FrontendKind::LoadBalancer,
+                    _ => FrontendKind::NodePort,
+                },
             };
             let owner = owner.map(|owner| format!("s{owner}"));
             for service in services.iter_mut().filter(|service| Some(&service.id.name) == owner.as_ref()) {
@@ -139,8 +160,14 @@ fn facts(pods: bool, own: bool) -> NodeFacts {
     facts
 }
 
-/// What a frontend leads to: flags, affinity, and the backends of both scopes.
-type Meaning = (u16, u32, BTreeSet<(IpAddr, u16)>, BTreeSet<(IpAddr, u16)>);
+/// What a frontend leads to: flags, affinity, source ranges, and the backends of both scopes.
+type Meaning = (
+    u16,
+    u32,
+    BTreeSet<(IpAddr, u8)>,
+    BTreeSet<(IpAddr, u16)>,
+    BTreeSet<(IpAddr, u16)>,
+);
 
 /// What the desired state says, without any knowledge of the layout.
 fn meant(state: &DesiredState) -> BTreeMap<(IpAddr, u16, u8), Meaning> {
@@ -150,7 +177,15 @@ fn meant(state: &DesiredState) -> BTreeMap<(IpAddr, u16, u8), Meaning> {
         let flags = flag(port.internal_local, Set::INTERNAL_LOCAL)
             | flag(port.external_local, Set::EXTERNAL_LOCAL)
             | flag(port.endpoints_exist, Set::ENDPOINTS_EXIST)
-            | flag(port.affinity.is_some(), Set::AFFINITY);
+            | flag(port.affinity.is_some(), Set::AFFINITY)
+            | flag(port.source_ranges.is_some(), Set::RANGES)
+            | flag(
+                port.source_ranges
+                    .iter()
+                    .flatten()
+                    .any(|own| *own == range(0, port.id.ipv6)),
+                Set::RANGES_WITH_NODE,
+            );
         let scope = |wanted: fn(&BackendEndpoint) -> bool| -> BTreeSet<_> {
             port.backends
                 .iter()
@@ -160,7 +195,9 @@ fn meant(state: &DesiredState) -> BTreeMap<(IpAddr, u16, u8), Meaning> {
         };
         let meaning = (
             flags,
-            port.affinity.unwrap_or(0),
+            // A tick is 256 of 250 interrupts a second.
+            port.affinity.map_or(0, |seconds| (seconds * 250).div_ceil(256)),
+            port.source_ranges.iter().flatten().copied().collect(),
             scope(|backend| backend.in_local),
             scope(|backend| backend.in_cluster),
         );
@@ -191,7 +228,7 @@ fn found<F: Family>(family: &FamilyDump<F>, dump: &Dump, found: &mut BTreeMap<(I
             ..
         },
         frontend,
-    ) in &family.frontends
+    ) in family.frontends.iter().filter(|(key, _)| !key.is_mark())
     {
         let set = family.services[&frontend.service]
             .set()
@@ -206,11 +243,23 @@ fn found<F: Family>(family: &FamilyDump<F>, dump: &Dump, found: &mut BTreeMap<(I
         let meaning = (
             set.flags,
             set.affinity_timeout,
+            family
+                .ranges
+                .keys()
+                .filter(|(key, _)| set.has(Set::RANGES) && key.table == set.ranges)
+                .map(|(key, length)| (key.address.into(), length - 32))
+                .collect(),
             scope(set.local_table, set.local_rows),
             scope(set.cluster_table, set.cluster_rows),
         );
         found.insert(((*address).into(), *port, *protocol), meaning);
     }
+}
+
+/// Addresses that are marked as ClusterIPs.
+fn marks<F: Family>(family: &FamilyDump<F>, marked: &mut BTreeSet<IpAddr>) {
+    let marks = family.frontends.keys().filter(|key| key.is_mark());
+    marked.extend(marks.map(|key| key.address.into()));
 }
 
 fn check(steps: Vec<Step>, one_in: u64, seed: u64) {
@@ -252,6 +301,15 @@ fn check(steps: Vec<Step>, one_in: u64, seed: u64) {
     found::<V4>(&contents.v4, &contents, &mut led_to);
     found::<V6>(&contents.v6, &contents, &mut led_to);
     assert_eq!(led_to, meant(&state));
+    let mut marked = BTreeSet::new();
+    marks::<V4>(&contents.v4, &mut marked);
+    marks::<V6>(&contents.v6, &mut marked);
+    let frontends = state.services.iter().flat_map(|port| &port.frontends);
+    let cluster_ips = frontends.filter(|frontend| frontend.kind == FrontendKind::ClusterIp);
+    assert_eq!(
+        marked,
+        cluster_ips.filter_map(|frontend| frontend.address).collect()
+    );
 }
 
 proptest! {

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use lb_common::abi::names;
 use lb_userspace::{
-    model::NodeFacts,
+    model::{NodeFacts, ServicePort},
     plan::{Capacities, Counts, PlanSettings},
 };
 
@@ -214,7 +214,8 @@ fn what_does_not_fit_is_reported_left_as_it_was_and_served_as_soon_as_it_fits() 
     for (capacities, map) in [
         (
             Capacities {
-                frontends: 2,
+                // Each is a ClusterIP, which takes a mark, too.
+                frontends: 4,
                 ..Capacities::default()
             },
             "frontends4",
@@ -247,13 +248,23 @@ fn what_does_not_fit_is_reported_left_as_it_was_and_served_as_soon_as_it_fits() 
             },
             "backends4",
         ),
+        (
+            Capacities {
+                ranges: 2,
+                ..Capacities::default()
+            },
+            "ranges4",
+        ),
     ] {
         let mut bench = Bench::new(PlanSettings {
             capacities,
             linger: Duration::ZERO,
             ..settings()
         });
-        let [a, b, c] = [("a", 1), ("b", 2), ("c", 3)].map(|(name, n)| service(name, n, &[n]));
+        let [a, b, c] = [("a", 1), ("b", 2), ("c", 3)].map(|(name, n)| ServicePort {
+            source_ranges: Some(vec![([203, 0, n, 0].into(), 24)]),
+            ..service(name, n, &[n])
+        });
         bench.desired(&state([a.clone(), b.clone(), c.clone()]));
         bench.settle();
         let problems = bench.planner.problems();

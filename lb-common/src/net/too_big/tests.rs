@@ -1,7 +1,6 @@
 //! The answer is the ICMP error that is built from scratch.
 
 use super::*;
-use crate::net::Net as _;
 use crate::testing::checksum::assert_checksums;
 use crate::testing::dump::assert_same;
 use crate::testing::node::packet_of_family;

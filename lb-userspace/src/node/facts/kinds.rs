@@ -4,7 +4,8 @@
 //! 2. uplinks: devices with an address of the Node object, or a default route;
 //! 3. bridges with an address or a connected route in this node's pod range, and their ports;
 //! 4. pods' devices: routes to single addresses (or parts) of this node's pod range lead there;
-//! 5. tunnels: devices that wrap packets and have a route; any device by which other nodes' pods are reached;
+//! 5. more uplinks: devices with an address by which other nodes' pods are reached, if they do not wrap packets;
+//!    tunnels: those that do and have a route; any other device by which other nodes' pods are reached;
 //! 6. if there is no uplink yet and the Node object is unknown: devices with an address;
 //! 7. by name: ends of pairs that look like a pod's device and have no address.
 
@@ -132,13 +133,21 @@ impl Classification<'_> {
     }
 
     fn tunnels(&mut self) {
+        let wraps = |link: &Link| matches!(link.kind, LinkKind::Tunnel | LinkKind::Tun);
+        let other_pods = |this: &Self, route: &Route| {
+            let cidrs = &this.hints.other_pod_cidrs;
+            cidrs.iter().any(|cidr| cidr.overlaps(&route.destination))
+        };
+        if !self.uplinks_are_given() {
+            self.decide(DeviceKind::Uplink, |this, link| {
+                !wraps(link)
+                    && this.addresses(link).next().is_some()
+                    && this.routes(link).any(|route| other_pods(this, route))
+            });
+        }
         self.decide(DeviceKind::Tunnel, |this, link| {
-            let wraps = matches!(link.kind, LinkKind::Tunnel | LinkKind::Tun);
-            this.routes(link).any(|route| {
-                let to = &route.destination;
-                let other_pods = this.hints.other_pod_cidrs.iter().any(|cidr| cidr.overlaps(to));
-                other_pods || wraps && is_global(to.address())
-            })
+            this.routes(link)
+                .any(|route| other_pods(this, route) || wraps(link) && is_global(route.destination.address()))
         });
     }
 

@@ -539,7 +539,7 @@ fn operator_decides_over_everything_but_the_loopback() {
 }
 
 #[test]
-fn other_nodes_pods_behind_a_second_network_are_reached_by_a_device_of_ours() {
+fn a_second_network_that_other_nodes_pods_are_behind_is_an_uplink() {
     let node = snapshot(
         &[LO, ETH0, "3 eth1 other"],
         &["2 192.168.0.5/24", "3 10.1.0.5/24"],
@@ -550,7 +550,7 @@ fn other_nodes_pods_behind_a_second_network_are_reached_by_a_device_of_ours() {
     let expected = [
         "1 lo Loopback",
         "2 eth0 Uplink 192.168.0.5",
-        "3 eth1 Tunnel 10.1.0.5",
+        "3 eth1 Uplink 10.1.0.5",
         "own 10.1.0.5 192.168.0.5",
         "node ports 192.168.0.5",
         "pods 10.244.1.0/24",

@@ -3,27 +3,29 @@
 //! Node processes reach Services by `lb0`: routing comes before TC egress, so without a route to it an on-link
 //! Service address would wait for ARP for ever, and a node without a default route would answer ENETUNREACH. A
 //! route binds no address: no Service address is ever local. Everything here can be taken back ([`remove`]).
+//! What is only forwarded to an address outside the ClusterIPs' ranges, and is not ours, never sees those routes.
 
 mod device;
 mod neighbours;
 mod routes;
+mod rules;
 mod settings;
 
-use std::{collections::BTreeSet, net::IpAddr, ops::RangeInclusive};
+use std::{net::IpAddr, ops::RangeInclusive};
 
 use lb_common::abi::DeviceKind;
 use rtnetlink::Handle;
 use tokio::task::JoinHandle;
 
 use super::{
-    Prefix,
+    PortSet, Prefix,
     sysctl::{self, SysctlError},
 };
 use crate::model::NodeFacts;
 use device::Lb0;
 use settings::Undo;
 
-pub use neighbours::Kept;
+pub use neighbours::{Kept, Others};
 pub use routes::wanted as wanted_routes;
 
 /// The smallest MTU that IPv6 works with.
@@ -69,6 +71,9 @@ pub enum HostError {
         #[source]
         source: rtnetlink::Error,
     },
+    /// The rules for this node's own packets cannot be read, made or removed.
+    #[error("cannot change the routing rules `iif lo lookup 108`")]
+    Rules(#[source] rtnetlink::Error),
     /// The routes cannot be read.
     #[error("cannot read the routes of lb0")]
     Routes(#[source] rtnetlink::Error),
@@ -99,6 +104,9 @@ pub struct Host {
     netlink: Netlink,
     lb0: Lb0,
     service_cidrs: Vec<Prefix>,
+    snat_ports: PortSet,
+    /// How it was before us.
+    undo: Undo,
 }
 
 /// A netlink connection, driven by a task of its own.
@@ -125,7 +133,9 @@ impl Host {
             None => device::create(&netlink.handle).await?,
         };
         let before: Undo = lb0.alias.parse().unwrap_or_default();
-        let plan = settings::plan(&before, &snat_ports.into());
+        let snat_ports = PortSet::from(snat_ports);
+        // NodePorts are not known yet: those of a process before stay reserved until they are.
+        let plan = settings::plan(&before, &snat_ports.union(&before.ports()), &PortSet::default());
         // Noted before it is done: after a crash in between there is too much to undo, not too little.
         if plan.undo != before {
             device::set_alias(&netlink.handle, &lb0, &plan.undo.to_string()).await?;
@@ -136,7 +146,24 @@ impl Host {
             netlink,
             lb0,
             service_cidrs,
+            snat_ports,
+            undo: plan.undo,
         })
+    }
+
+    /// Reserves the NodePorts that the kernel would give to connections of this node otherwise; gives back those
+    /// that are none any more.
+    ///
+    /// # Errors
+    /// If the kernel refuses. It is to be tried again.
+    pub async fn reserve(&mut self, node_ports: &PortSet) -> Result<(), HostError> {
+        let plan = settings::plan(&self.undo, &self.snat_ports, node_ports);
+        if plan.undo != self.undo {
+            device::set_alias(&self.netlink.handle, &self.lb0, &plan.undo.to_string()).await?;
+        }
+        plan.apply()?;
+        self.undo = plan.undo;
+        Ok(())
     }
 
     /// Interface index of `lb0`.
@@ -154,6 +181,10 @@ impl Host {
     ) -> Vec<HostError> {
         let wanted = wanted_routes(&self.service_cidrs, service_addresses, facts);
         let mut errors = routes::sync(&self.netlink.handle, self.lb0.index, &wanted).await;
+        // A rule costs every packet that is routed a little: none where ranges are all there is.
+        if wanted.keys().any(|(table, _)| *table == routes::OWN_TABLE) {
+            errors.extend(rules::ensure(&self.netlink.handle).await);
+        }
         let mtu = mtu(facts);
         if self.lb0.mtu != mtu {
             match device::set_mtu(&self.netlink.handle, &self.lb0, mtu).await {
@@ -175,16 +206,16 @@ impl Host {
 }
 
 impl Host {
-    /// Has the kernel keep the next hops towards `nodes` resolved, as far as they are behind uplinks; lets go of all
+    /// Has the kernel keep the next hops towards `others` resolved, as far as they are behind uplinks; lets go of all
     /// others of ours. To be repeated: routes change, and neighbours are removed.
-    pub async fn keep_resolved(&self, nodes: &BTreeSet<IpAddr>, facts: &NodeFacts) -> (Kept, Vec<HostError>) {
+    pub async fn keep_resolved(&self, others: &Others, facts: &NodeFacts) -> (Kept, Vec<HostError>) {
         let uplinks = facts
             .devices
             .iter()
             .filter(|(_, device)| device.kind == DeviceKind::Uplink)
             .map(|(index, _)| *index)
             .collect();
-        neighbours::sync(&self.netlink.handle, nodes, &uplinks).await
+        neighbours::sync(&self.netlink.handle, others, &uplinks).await
     }
 }
 
@@ -195,6 +226,7 @@ impl Host {
 pub async fn remove() -> Result<(), HostError> {
     let netlink = Netlink::open()?;
     let let_go = neighbours::remove(&netlink.handle).await;
+    let let_go = rules::remove(&netlink.handle).await.and(let_go);
     let Some(lb0) = device::find(&netlink.handle).await? else {
         return let_go;
     };

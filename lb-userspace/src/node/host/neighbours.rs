@@ -38,6 +38,15 @@ pub struct Kept {
     pub reminded: usize,
 }
 
+/// The other nodes, and where their pods are.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct Others {
+    /// Addresses of the nodes.
+    pub nodes: BTreeSet<IpAddr>,
+    /// First addresses of the ranges of their pods. (Where pods are on a link of this node, each is its own next hop.)
+    pub pods: BTreeSet<IpAddr>,
+}
+
 /// A neighbour: interface index, and address on that link.
 type NextHop = (u32, IpAddr);
 
@@ -62,13 +71,18 @@ enum Step {
     Remove,
 }
 
-/// Makes it so that what leads to `nodes` by one of `uplinks` is kept resolved, and nothing else is.
+/// Makes it so that what leads to `others` by one of `uplinks` is kept resolved, and nothing else is.
 pub(super) async fn sync(
     handle: &Handle,
-    nodes: &BTreeSet<IpAddr>,
+    others: &Others,
     uplinks: &BTreeSet<u32>,
 ) -> (Kept, Vec<HostError>) {
-    let ways: Vec<_> = nodes.iter().map(|node| next_hop(handle.clone(), *node)).collect();
+    let nodes = others.nodes.iter().map(|node| (*node, false));
+    let pods = others.pods.iter().map(|pods| (*pods, true));
+    let ways: Vec<_> = nodes
+        .chain(pods)
+        .map(|(to, by_router)| next_hop(handle.clone(), to, by_router))
+        .collect();
     let mut wanted: BTreeSet<NextHop> = stream::iter(ways)
         .buffer_unordered(PARALLEL)
         .filter_map(ready)
@@ -142,8 +156,9 @@ async fn apply(handle: Handle, (device, address): NextHop, step: Step) -> Result
     }
 }
 
-/// How packets to `node` leave: by which device, to which neighbour; `None` if they do not.
-async fn next_hop(handle: Handle, node: IpAddr) -> Option<NextHop> {
+/// How packets to `node` leave: by which device, to which neighbour; `None` if they do not, or not by a router although
+/// they should.
+async fn next_hop(handle: Handle, node: IpAddr, by_router: bool) -> Option<NextHop> {
     let mut request = RouteMessage::default();
     (
         request.header.address_family,
@@ -154,7 +169,7 @@ async fn next_hop(handle: Handle, node: IpAddr) -> Option<NextHop> {
     };
     request.attributes.push(RouteAttribute::Destination(node.into()));
     let mut routes = Box::pin(handle.route().get(request).execute());
-    way(&routes.try_next().await.ok()??, node)
+    way(&routes.try_next().await.ok()??, node).filter(|(_, next)| !by_router || *next != node)
 }
 
 fn way(route: &RouteMessage, node: IpAddr) -> Option<NextHop> {
@@ -211,7 +226,7 @@ fn parse(neighbour: &NeighbourMessage) -> Option<(NextHop, Present)> {
 
 /// Removes all neighbours of ours.
 pub(super) async fn remove(handle: &Handle) -> Result<(), HostError> {
-    let (_, errors) = sync(handle, &BTreeSet::new(), &BTreeSet::new()).await;
+    let (_, errors) = sync(handle, &Others::default(), &BTreeSet::new()).await;
     errors.into_iter().next().map_or(Ok(()), Err)
 }
 

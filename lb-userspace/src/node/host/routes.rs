@@ -1,5 +1,9 @@
 //! The routes that lead Service addresses to `lb0`.
 //!
+//! Ranges of ClusterIPs are nobody else's: their routes are in the main table, and what no program has taken out of
+//! forwarded traffic ends at `lb0`. Any other address may have ports that no Service serves, of which this node is only
+//! a router: its route is in a table that is looked at for the node's own packets only (`rules`).
+//!
 //! They have a protocol number of their own: leftovers of a process before are known by it, and nobody else's routes
 //! are ever touched.
 
@@ -28,8 +32,14 @@ const METRIC6: u32 = 1;
 /// Requests under way at once: a node with thousands of Service addresses outside the ranges starts quickly.
 pub(super) const PARALLEL: usize = 32;
 
-/// Destination, and the source address that node processes use towards it.
-type Routes = BTreeMap<Prefix, IpAddr>;
+/// For packets of this node's own processes only. Of the numbers that nobody has registered
+/// (`/etc/iproute2/rt_tables`).
+pub(super) const OWN_TABLE: u8 = 108;
+
+/// Table and destination.
+type Place = (u8, Prefix);
+/// The source address that node processes use towards each.
+type Routes = BTreeMap<Place, IpAddr>;
 
 /// The routes there should be: ranges of Service addresses, and addresses outside them. None to the node's own
 /// addresses, none in a family the node has no address of.
@@ -38,14 +48,26 @@ pub fn wanted(
     service_cidrs: &[Prefix],
     service_addresses: impl IntoIterator<Item = IpAddr>,
     facts: &NodeFacts,
-) -> BTreeMap<Prefix, IpAddr> {
+) -> BTreeMap<(u8, Prefix), IpAddr> {
     let outside = service_addresses.into_iter().filter(|address| {
         !service_cidrs.iter().any(|cidr| cidr.contains(*address)) && facts.own.binary_search(address).is_err()
     });
-    let destinations = service_cidrs.iter().copied().chain(outside.map(Prefix::host));
+    let ranges = service_cidrs
+        .iter()
+        .map(|cidr| (RouteHeader::RT_TABLE_MAIN, *cidr));
+    let destinations = ranges.chain(outside.map(|address| (OWN_TABLE, Prefix::host(address))));
     let (source4, source6) = (source(facts, true), source(facts, false));
     destinations
-        .filter_map(|to| Some((to, if to.address().is_ipv4() { source4 } else { source6 }?)))
+        .filter_map(|to| {
+            Some((
+                to,
+                if to.1.address().is_ipv4() {
+                    source4
+                } else {
+                    source6
+                }?,
+            ))
+        })
         .collect()
 }
 
@@ -70,7 +92,7 @@ pub(super) async fn sync(handle: &Handle, lb0: u32, wanted: &Routes) -> Vec<Host
     results.into_iter().filter_map(Result::err).collect()
 }
 
-fn diff(present: &BTreeMap<Prefix, Option<IpAddr>>, wanted: &Routes) -> Vec<(Prefix, Change)> {
+fn diff(present: &BTreeMap<Place, Option<IpAddr>>, wanted: &Routes) -> Vec<(Place, Change)> {
     let gone = present
         .keys()
         .filter(|to| !wanted.contains_key(to))
@@ -83,7 +105,7 @@ fn diff(present: &BTreeMap<Prefix, Option<IpAddr>>, wanted: &Routes) -> Vec<(Pre
     gone.chain(changed).collect()
 }
 
-async fn apply(handle: Handle, lb0: u32, to: Prefix, change: Change) -> Result<(), HostError> {
+async fn apply(handle: Handle, lb0: u32, to: Place, change: Change) -> Result<(), HostError> {
     let routes = handle.route();
     let (action, result) = match change {
         Change::Remove => ("remove", routes.del(message(lb0, to, None)).execute().await),
@@ -99,12 +121,12 @@ async fn apply(handle: Handle, lb0: u32, to: Prefix, change: Change) -> Result<(
     };
     result.map_err(|source| HostError::Route {
         action,
-        destination: to,
+        destination: to.1,
         source,
     })
 }
 
-fn message(lb0: u32, to: Prefix, source: Option<IpAddr>) -> RouteMessage {
+fn message(lb0: u32, (table, to): Place, source: Option<IpAddr>) -> RouteMessage {
     let mut message = RouteMessageBuilder::<IpAddr>::new()
         .output_interface(lb0)
         .protocol(PROTOCOL)
@@ -115,6 +137,7 @@ fn message(lb0: u32, to: Prefix, source: Option<IpAddr>) -> RouteMessage {
     } else {
         AddressFamily::Inet6
     };
+    message.header.table = table;
     message.header.destination_prefix_length = to.length();
     message
         .attributes
@@ -129,18 +152,30 @@ fn message(lb0: u32, to: Prefix, source: Option<IpAddr>) -> RouteMessage {
 }
 
 /// Our routes, as the kernel has them.
-async fn read(handle: &Handle, lb0: u32) -> Result<BTreeMap<Prefix, Option<IpAddr>>, rtnetlink::Error> {
+async fn read(handle: &Handle, lb0: u32) -> Result<BTreeMap<Place, Option<IpAddr>>, rtnetlink::Error> {
     let mut present = BTreeMap::new();
     for family in [AddressFamily::Inet, AddressFamily::Inet6] {
-        // The kernel sends only what matches (strict checking is on).
-        let mut request = RouteMessage::default();
-        request.header.address_family = family;
-        request.header.table = RouteHeader::RT_TABLE_MAIN;
-        request.header.protocol = PROTOCOL;
-        request.attributes.push(RouteAttribute::Oif(lb0));
-        let routes: Vec<RouteMessage> = handle.route().get(request).execute().try_collect().await?;
-        let ours = routes.iter().filter(|route| route.header.protocol == PROTOCOL);
-        present.extend(ours.filter_map(|route| parse(route, lb0)));
+        for table in [RouteHeader::RT_TABLE_MAIN, OWN_TABLE] {
+            // The kernel sends only what matches (strict checking is on).
+            let mut request = RouteMessage::default();
+            request.header.address_family = family;
+            request.header.table = table;
+            request.header.protocol = PROTOCOL;
+            request.attributes.push(RouteAttribute::Oif(lb0));
+            let routes = handle.route().get(request).execute().try_collect();
+            let routes: Vec<RouteMessage> = match routes.await {
+                // A table comes into being with its first route.
+                Err(rtnetlink::Error::NetlinkError(error)) if error.raw_code() == -libc::ENOENT => continue,
+                routes => routes?,
+            };
+            let ours = routes
+                .iter()
+                .filter(|route| route.header.protocol == PROTOCOL && route.header.table == table);
+            present.extend(ours.filter_map(|route| {
+                let (to, source) = parse(route, lb0)?;
+                Some(((table, to), source))
+            }));
+        }
     }
     Ok(present)
 }
@@ -233,7 +268,7 @@ mod tests {
                 &["10.96.0.1", "192.0.2.10"][..],
                 &["10.244.0.1", "192.168.0.5"][..],
                 "192.168.0.5",
-                &["10.96.0.0/12 192.168.0.5", "192.0.2.10/32 192.168.0.5"][..],
+                &["254 10.96.0.0/12 192.168.0.5", "108 192.0.2.10/32 192.168.0.5"][..],
             ),
             (
                 "a node address that is also an externalIP has none",
@@ -241,7 +276,7 @@ mod tests {
                 &["192.168.0.5", "192.168.0.6"],
                 &["192.168.0.5"],
                 "192.168.0.5",
-                &["192.168.0.6/32 192.168.0.5"],
+                &["108 192.168.0.6/32 192.168.0.5"],
             ),
             (
                 "a family that the node has no address of has none",
@@ -249,7 +284,7 @@ mod tests {
                 &["2001:db8::1"],
                 &["192.168.0.5"],
                 "192.168.0.5",
-                &["10.96.0.0/12 192.168.0.5"],
+                &["254 10.96.0.0/12 192.168.0.5"],
             ),
             (
                 "IPv6",
@@ -257,14 +292,14 @@ mod tests {
                 &["2001:db8::1", "192.0.2.1"],
                 &["fd00::5"],
                 "fd00::5",
-                &["2001:db8::1/128 fd00::5", "fd00:96::/112 fd00::5"],
+                &["108 2001:db8::1/128 fd00::5", "254 fd00:96::/112 fd00::5"],
             ),
         ] {
             let cidrs: Vec<Prefix> = cidrs.iter().map(|cidr| cidr.parse().unwrap()).collect();
             let addresses = addresses.iter().map(|address| address.parse().unwrap());
             let mut routes: Vec<String> = wanted(&cidrs, addresses, &facts(own, uplink))
                 .iter()
-                .map(|(to, source)| format!("{to} {source}"))
+                .map(|((table, to), source)| format!("{table} {to} {source}"))
                 .collect();
             routes.sort_unstable();
             assert_eq!(routes, expected, "{what}");

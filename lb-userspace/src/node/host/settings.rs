@@ -19,6 +19,12 @@ const SETTINGS: [(&str, &str); 2] = [
     ("ipv4/conf/all/send_redirects", "0"),
 ];
 
+/// Which ports the kernel gives to those who do not ask for one.
+const GIVEN_PORTS: &str = "ipv4/ip_local_port_range";
+
+/// An alias has room for 255 bytes: so many are left for ports beside the settings.
+const PORTS_IN_NOTE: usize = 150;
+
 /// The first word of the note.
 const MARK: &str = "lb-agent";
 
@@ -38,10 +44,16 @@ pub(super) struct Plan {
     reserved: PortSet,
 }
 
-/// Compares what is with what should be; `before` is the note of a process before.
-pub(super) fn plan(before: &Undo, snat_ports: &PortSet) -> Plan {
+/// Compares what is with what should be; `before` is the note of a process before. NodePorts are reserved as far as
+/// the kernel would give them to connections of its own choice: their replies would be taken for a Service's packets.
+pub(super) fn plan(before: &Undo, snat_ports: &PortSet, node_ports: &PortSet) -> Plan {
     let current = reserved_ports();
-    let (reserved, added) = merge(&current, &before.ports, snat_ports);
+    let (reserved, added) = reserve(
+        &current,
+        &before.ports,
+        snat_ports,
+        &node_ports.within(&given_ports()),
+    );
     let mut undo = Undo {
         ports: added,
         settings: before.settings.clone(),
@@ -67,6 +79,11 @@ impl Plan {
 }
 
 impl Undo {
+    /// The reserved ports that we have added.
+    pub(super) fn ports(&self) -> PortSet {
+        self.ports.clone()
+    }
+
     /// Puts everything back that nobody else has changed since.
     pub(super) fn apply(&self) -> Result<(), SysctlError> {
         let current = reserved_ports();
@@ -121,6 +138,33 @@ fn reserved_ports() -> PortSet {
     sysctl::read(RESERVED_PORTS)
         .and_then(|text| text.parse().ok())
         .unwrap_or_default()
+}
+
+/// Ports that the kernel gives to those who do not ask for one.
+fn given_ports() -> PortSet {
+    let range = sysctl::read(GIVEN_PORTS).unwrap_or_default();
+    let mut words = range.split_whitespace().filter_map(|word| word.parse().ok());
+    match (words.next(), words.next()) {
+        (Some(first), Some(last)) => PortSet::from(first..=last),
+        _ => PortSet::default(),
+    }
+}
+
+/// The same as [`merge`], with as few ports more as it takes to have the note fit into an alias.
+fn reserve(
+    current: &PortSet,
+    added_before: &PortSet,
+    snat_ports: &PortSet,
+    node_ports: &PortSet,
+) -> (PortSet, PortSet) {
+    let gaps = std::iter::once(0).chain((0..16).map(|power| (1_u32 << power) as u16));
+    let plans = gaps.map(|gap| merge(current, added_before, &snat_ports.union(&node_ports.bridged(gap))));
+    let fits = |(_, added): &(PortSet, PortSet)| added.to_string().len() <= PORTS_IN_NOTE;
+    // Others may have reserved every second port: then what we add cannot be noted, and nothing is added.
+    plans
+        .into_iter()
+        .find(fits)
+        .unwrap_or_else(|| merge(current, added_before, snat_ports))
 }
 
 /// The ports to reserve, and which of them we have to give back: those that nobody else has reserved.
@@ -181,6 +225,31 @@ mod tests {
             let merged = merge(&ports(current), &ports(before), &ports(wanted));
             assert_eq!(merged, (ports(reserved), ports(added)), "{what}");
         }
+    }
+
+    #[test]
+    fn node_ports_are_reserved_one_by_one_as_long_as_they_can_be_noted() {
+        let ports = |text: &str| text.parse::<PortSet>().unwrap();
+        let (snat, none) = (ports("61000-65535"), PortSet::default());
+        let few = ports("32768,40000-40001");
+        let (reserved, added) = reserve(&ports("8080"), &none, &snat, &few);
+        assert_eq!(reserved.to_string(), "8080,32768,40000-40001,61000-65535");
+        assert_eq!(added, few.union(&snat));
+
+        let many: PortSet = (33_000..60_000).step_by(50).collect();
+        let (reserved, added) = reserve(&ports("8080"), &none, &snat, &many);
+        assert!(added.to_string().len() <= PORTS_IN_NOTE, "{added}");
+        assert_eq!(many.without(&reserved), none, "all of them are reserved");
+        assert_eq!(
+            reserved.without(&added),
+            ports("8080"),
+            "and all can be given back"
+        );
+        // They go when they are no NodePorts any more.
+        assert_eq!(
+            reserve(&reserved, &added, &snat, &none),
+            (ports("8080,61000-65535"), snat)
+        );
     }
 
     #[test]

@@ -10,6 +10,7 @@ macro_rules! in_both_families {
     };
 }
 
+mod affinity;
 mod clash;
 mod full;
 mod life;

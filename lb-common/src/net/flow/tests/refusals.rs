@@ -3,10 +3,10 @@
 use std::boxed::Box;
 
 use super::world::*;
-use crate::abi::{Device, Outcome, Set};
+use crate::abi::{Address, Device, Outcome, Set};
 use crate::net::Net;
-use crate::testing::node::{Fate, SimNode};
-use crate::testing::packet::{self, Packet};
+use crate::testing::node::{Fate, SimNode, of_family, packet_of_family};
+use crate::testing::packet::{self, Endpoint, Packet};
 
 /// Sends a packet from its usual place: outside, pod A, or a process by lb0.
 fn send<F: Net>(node: &SimNode<F>, packet: &Packet) -> crate::testing::node::Journey {
@@ -92,14 +92,14 @@ fn what_is_not_ours_goes_on_untouched<F: Net>() {
             Fate::Sent(UPLINK),
         ),
         (
-            "another port of a ClusterIP",
-            packet::tcp(CLIENT_A, "10.96.0.1:81").syn(),
+            "another port of a LoadBalancer address",
+            packet::tcp(CLIENT_A, "203.0.113.10:81").syn(),
             DEVICE_A,
             Fate::Sent(UPLINK),
         ),
         (
-            "a NodePort number on a ClusterIP",
-            packet::udp(CLIENT_A, "10.96.0.1:30080"),
+            "a NodePort number on an externalIP",
+            packet::udp(CLIENT_A, "203.0.113.11:30080"),
             DEVICE_A,
             Fate::Sent(UPLINK),
         ),
@@ -126,6 +126,90 @@ fn what_is_not_ours_goes_on_untouched<F: Net>() {
         let ttl = if matches!(fate, Fate::Sent(_)) { 63 } else { 64 };
         expect::<F>(what, &journey, fate, &packet.ttl(ttl));
         assert_eq!(node.tables.flow_count(), 0, "{what}");
+    }
+}
+
+fn a_cluster_ip_refuses_the_ports_that_it_does_not_have_until_its_service_is_gone<F: Net>() {
+    let mut node = node::<F>(0, &[POD_A]);
+    let cases = [(CLIENT_A, DEVICE_A), (OUTSIDE, UPLINK)];
+    for (client, device) in cases {
+        for packet in every_transport(client, "10.96.0.1:81") {
+            expect_end(
+                "unknown port",
+                &node.arrive(device, &packet),
+                Outcome::RejectedNoFrontend,
+            );
+        }
+        let reset = packet::tcp(client, "10.96.0.1:81").flags(packet::flag::RST);
+        expect_end("a RST", &node.arrive(device, &reset), Outcome::DroppedUnknownFlow);
+    }
+    node.tables.frontends.clear();
+    for (client, device) in cases {
+        for packet in every_transport(client, VIP) {
+            expect_end(
+                "no Service",
+                &node.arrive(device, &packet),
+                Outcome::DroppedNoService,
+            );
+        }
+    }
+    assert_eq!(node.tables.flow_count(), 0);
+}
+
+fn an_address_of_the_node_that_is_also_a_services_is_not_taken_away<F: Net>() {
+    let mut node = node::<F>(0, &[POD_A]);
+    // As if the node had the externalIP, too.
+    let external = of_family::<F>(EXTERNAL_IP.socket().ip());
+    node.tables.add_address(external, Address::OWN);
+    let other = packet::tcp(OUTSIDE, "203.0.113.11:22").syn();
+    let journey = node.arrive(UPLINK, &other);
+    expect::<F>("another port", &journey, Fate::Received(UPLINK), &other);
+    let answer = packet::tcp(OUTSIDE, EXTERNAL_IP).syn_ack();
+    let parsed = F::parse(&packet_of_family::<F>(&answer).build().as_slice()).expect("a segment");
+    node.tables.connected.push(parsed.tuple);
+    let journey = node.arrive(UPLINK, &answer);
+    assert_eq!(journey.outcome(), Outcome::PassedOwnConnection);
+    expect::<F>("its own connection", &journey, Fate::Received(UPLINK), &answer);
+    let first = node.arrive(UPLINK, &packet::tcp(OUTSIDE, EXTERNAL_IP).syn());
+    assert_eq!(first.outcome(), Outcome::ForwardedNew);
+}
+
+fn source_ranges_are_for_load_balancer_addresses_and_come_before_everything_else<F: Net>() {
+    let cases = [
+        (OUTSIDE, UPLINK, true),
+        ("198.51.100.200:40000", UPLINK, false),
+        (CLIENT_A, DEVICE_A, false),
+        ("10.244.1.11:40000", DEVICE_B, true),
+    ];
+    for backends in [&[POD_C][..], &[]] {
+        let mut node = node::<F>(Set::RANGES, backends);
+        node.tables.sets.last_mut().expect("a set").ranges = 3;
+        let bits = 8 * (F::ADDR_LEN - 4);
+        for (text, length) in [("198.51.100.0", 25), ("10.244.1.11", 32)] {
+            let range = crate::testing::tables::address::<F>(of_family::<F>(text.parse().expect("valid")));
+            node.tables.ranges.push((3, range, bits + length));
+        }
+        // Somebody else's.
+        let all = crate::testing::tables::address::<F>(of_family::<F>("0.0.0.0".parse().expect("valid")));
+        node.tables.ranges.push((4, all, 0));
+        let served = if backends.is_empty() {
+            Outcome::RejectedNoEndpoints
+        } else {
+            Outcome::ForwardedNew
+        };
+        for (client, device, is_inside) in cases {
+            for service in [VIP, EXTERNAL_IP, NODE_PORT, LOAD_BALANCER] {
+                let expected = if service == LOAD_BALANCER && !is_inside {
+                    Outcome::DroppedSourceRange
+                } else {
+                    served
+                };
+                for packet in every_transport(client, service) {
+                    let outcome = node.arrive(device, &packet).outcomes[0];
+                    assert_eq!(outcome, expected, "{client} to {service}");
+                }
+            }
+        }
     }
 }
 
@@ -227,6 +311,9 @@ in_both_families! {
     what_nobody_can_serve_is_rejected_and_what_is_served_elsewhere_is_dropped,
     under_a_local_policy_outside_clients_get_local_backends_only,
     what_is_not_ours_goes_on_untouched,
+    a_cluster_ip_refuses_the_ports_that_it_does_not_have_until_its_service_is_gone,
+    an_address_of_the_node_that_is_also_a_services_is_not_taken_away,
+    source_ranges_are_for_load_balancer_addresses_and_come_before_everything_else,
     a_source_that_cannot_come_from_its_device_is_dropped_if_it_wants_a_service,
     a_spoofed_source_that_wants_no_service_is_the_stacks_business,
     maps_that_contradict_each_other_drop_new_flows_and_leave_nothing,
