@@ -18,8 +18,9 @@ use crate::{
     slots::Slot,
 };
 
-/// Source ports that the runner gives out: below the kernel's own, above those that Services have.
-const FIRST_PORT: u16 = 10_000;
+/// Source ports that the runner gives out: below the kernel's own, above those that Services and the agent
+/// (10,249 and 10,256) have.
+const FIRST_PORT: u16 = 11_000;
 const LAST_PORT: u16 = 29_999;
 
 /// Source ports that no connection of this scenario has had yet. (A datagram from a port that was used a moment
@@ -160,13 +161,13 @@ mod tests {
     fn ports_are_given_once_and_never_those_that_mean_something() {
         let client = "10.0.0.1".parse().unwrap();
         let mut ports = Ports {
-            fixed: [10_001].into(),
+            fixed: [11_001].into(),
             ..Ports::default()
         };
-        assert_eq!(ports.take(client, 3), [10_000, 10_002, 10_003]);
-        assert_eq!(ports.take(client, 1), [10_004]);
-        let all: BTreeSet<_> = ports.take("::1".parse().unwrap(), 19_999).into_iter().collect();
-        assert_eq!(all.len(), 19_999);
-        assert!(!all.contains(&10_001));
+        assert_eq!(ports.take(client, 3), [11_000, 11_002, 11_003]);
+        assert_eq!(ports.take(client, 1), [11_004]);
+        let all: BTreeSet<_> = ports.take("::1".parse().unwrap(), 18_999).into_iter().collect();
+        assert_eq!(all.len(), 18_999);
+        assert!(!all.contains(&11_001));
     }
 }

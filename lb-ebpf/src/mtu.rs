@@ -29,8 +29,8 @@ use crate::{
 const WHOLE: usize = 2 * HALF as usize;
 /// The longest packet that is.
 const HALF: u32 = 16_000;
-/// Pieces that it is made into.
-const PIECES: u32 = 32;
+/// Pieces that it is made into: the longest packet for a link of 1,280 bytes. The verifier goes through each.
+const PIECES: u32 = 13;
 
 /// `BPF_MTU_CHK_SEGS`: compare the segments of a packet that the device will cut up.
 const SEGMENTS: u64 = 1;
@@ -236,7 +236,7 @@ pub(crate) fn conclude<F: Maps>(packet: &Tc, device: u32, leaving: bool) -> i32 
     let Some(workspace) = workspace::<F>() else {
         return TC_SHOT;
     };
-    if workspace.mtu & SPLIT != 0 {
+    if F::ID.is_some() && workspace.mtu & SPLIT != 0 {
         split(packet, device, leaving, workspace.mtu & 0xffff)
     } else {
         answer::<F>(packet, workspace, device, leaving)
@@ -248,7 +248,7 @@ pub(crate) fn conclude<F: Maps>(packet: &Tc, device: u32, leaving: bool) -> i32 
 #[inline(always)]
 pub(crate) fn conclude_later<F: Maps>(packet: &Tc, device: u32, leaving: bool) -> i32 {
     match workspace::<F>() {
-        Some(workspace) if workspace.mtu & SPLIT != 0 => {
+        Some(workspace) if F::ID.is_some() && workspace.mtu & SPLIT != 0 => {
             split(packet, device, leaving, workspace.mtu & 0xffff)
         }
         _ => TC_SHOT,
