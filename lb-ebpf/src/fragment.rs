@@ -5,7 +5,7 @@ use core::intrinsics::{AtomicOrdering, atomic_xadd};
 
 use lb_common::{
     abi::{Fragment, FragmentKey, Phase},
-    net::{ETHERNET, Fragments, Sum, Tables, apply, remember},
+    net::{ETHERNET, Fragments, Sum, Tables, apply, belongs, remember},
 };
 
 use crate::{
@@ -77,7 +77,8 @@ fn note<F: Maps, P: Packet>(
     workspace.look.key = workspace.flow.parsed.tuple;
     workspace.look.key.phase = phase as u8;
     workspace.look.datagram.phase = phase as u8;
-    let flow = Tables::<F>::flow(kernel, &workspace.look.key);
+    let flow = Tables::<F>::flow(kernel, &workspace.look.key)
+        .filter(|flow| belongs(flow, workspace.flow.parsed.flags));
     let new = remember::<F, Kernel>(kernel, &workspace.look.datagram, &workspace.look.key, flow);
     if sent
         && let (Some(id), Some(field), Some(sum)) = (new, F::ID, F::CHECKSUM)

@@ -5,7 +5,7 @@ use aya_ebpf::{
     Global,
     bindings::{BPF_NOEXIST, bpf_sock_tuple},
     btf_maps::lpm_trie,
-    helpers::generated::{bpf_jiffies64, bpf_sk_lookup_tcp, bpf_sk_lookup_udp, bpf_sk_release},
+    helpers::generated::{bpf_jiffies64, bpf_loop, bpf_sk_lookup_tcp, bpf_sk_lookup_udp, bpf_sk_release},
 };
 use core::ffi::c_void;
 use lb_common::{
@@ -111,6 +111,21 @@ impl<'a, A: 'a> net::Entry<'a, A> for Entry<A> {
             unsafe { (*self.0).state = state as u8 };
         }
     }
+}
+
+/// Has the kernel call `attempt` until it is done. The verifier follows its body once, however often it may run.
+#[inline(always)]
+fn repeat<T: FnMut(u32) -> bool>(tries: u32, attempt: &mut T) {
+    let context: *mut T = attempt;
+    // SAFETY: the callback has the signature that the helper asks for; the context outlives the call, and nothing
+    // else uses it meanwhile.
+    unsafe { bpf_loop(tries, step::<T> as *mut c_void, context.cast(), 0) };
+}
+
+extern "C" fn step<T: FnMut(u32) -> bool>(number: u64, attempt: *mut T) -> i64 {
+    // SAFETY: the context that `repeat` gave the kernel.
+    let attempt = unsafe { &mut *attempt };
+    attempt(number as u32) as i64
 }
 
 impl<F: Maps> Tables<F> for Kernel {
@@ -241,6 +256,11 @@ impl<F: Maps> Tables<F> for Kernel {
     #[inline(always)]
     fn count(&self, event: Event) {
         add(event.index(), 0);
+    }
+
+    #[inline(always)]
+    fn search(&self, tries: u32, mut attempt: impl FnMut(u32) -> bool) {
+        repeat(tries, &mut attempt);
     }
 
     #[inline(always)]

@@ -100,9 +100,9 @@ pub enum State {
     /// One packet or several from the client, no answer yet (TCP: SYN seen).
     #[default]
     New = 0,
-    /// TCP: the backend has answered the SYN, the client has not confirmed.
+    /// The backend has answered, the client has not gone on (TCP: not confirmed the handshake).
     Answered = 1,
-    /// TCP: the handshake is complete. UDP, SCTP: packets in both directions.
+    /// The client has gone on after an answer: the handshake is complete, or more than one question was asked.
     Established = 2,
     /// TCP: the client has sent a FIN.
     ClosingForward = 3,

@@ -212,9 +212,11 @@ pub fn sweep<A>(protocol: u8, flow: &Flow<A>, tick: u32) -> bool {
     idle < u32::MAX / 2 && idle > lifetime(protocol, State::from_number(flow.state)) + TWIN_TICKS
 }
 
-/// A handshake never belongs to a flow that is closing.
+/// Whether a packet with these TCP flags belongs to a flow that has its tuple: a handshake does not to one that is
+/// closing.
 #[inline(always)]
-fn belongs<A>(flow: &Flow<A>, flags: u8) -> bool {
+#[must_use]
+pub fn belongs<A>(flow: &Flow<A>, flags: u8) -> bool {
     flags & SYN == 0 || !State::from_number(flow.state).is_closing()
 }
 

@@ -48,7 +48,7 @@ const fn mix(hash: u32, word: u32) -> u32 {
 }
 
 #[inline(always)]
-const fn finish(mut hash: u32) -> u32 {
+pub(super) const fn finish(mut hash: u32) -> u32 {
     hash ^= hash >> 16;
     hash = hash.wrapping_mul(0x85eb_ca6b);
     hash ^= hash >> 13;

@@ -1,18 +1,30 @@
 //! Inserting a flow: who owns a tuple, which source port is free, and which unconfirmed flow makes room.
 
-use crate::abi::{Event, Flow, Node, Outcome, State};
+use crate::abi::{Event, Flow, Node, Outcome, Protocol, State};
 
 use super::{
     Created, Net, Tables,
     flow::{Scratch, forget, mirror, reverse, sweep},
+    hash::finish,
 };
 
-/// Source ports that are tried before a flow is given up.
-const PORT_TRIES: u32 = 16;
+/// Source ports that are tried before a flow is given up: of a range that is full but for a twentieth, all but one
+/// flow in seven hundred get one.
+const PORT_TRIES: u32 = 128;
+
+/// What lies between the hashes of two tries (2^32 divided by the golden ratio).
+const PORT_SPREAD: u32 = 0x9e37_79b9;
+
+/// So many tries want a port that nobody has. After them the range is crowded, and what is over, or nearly, makes room.
+const FREE_TRIES: u32 = 32;
 
 /// Ticks that the tuple of a closed flow is left alone: its backend may still wait for the last acknowledgement, and
 /// would not take a handshake for what it is.
 const QUARANTINE: u32 = 2;
+
+/// Ticks after which one question and its answer are taken to be all there was, if the range is crowded.
+const ONE_SHOT: u32 = 5;
+
 /// Slots that an unconfirmed flow may take.
 const SLOT_WAYS: u32 = 4;
 /// Hashes of neighbouring slots lie this far apart (2^32 divided by the golden ratio). Even: a hash and its complement,
@@ -20,15 +32,15 @@ const SLOT_WAYS: u32 = 4;
 /// displaces the other.
 const SLOT_SPREAD: u32 = 0x9e37_79b8;
 
-/// The `n`-th source port to try. The steps differ from flow to flow: neighbours would fill whole stretches of
-/// the range, in which all tries of a flow end, long before the range is full.
+/// The `n`-th source port to try: anywhere in the range. Flows that went the same steps would fill whole stretches of
+/// it, in which all tries of a flow end, long before the range is full; and any fixed step is bad for some size of it.
 #[inline(always)]
 fn port(node: &Node, hash: u32, n: u32) -> u16 {
     let span = (node.snat_last.wrapping_sub(node.snat_first) as u32).wrapping_add(1) & 0xffff;
     let span = if span == 0 { 1 } else { span };
-    let step = hash >> 16 | 1;
+    let place = finish(hash.wrapping_add(n.wrapping_mul(PORT_SPREAD)));
     node.snat_first
-        .wrapping_add((hash.wrapping_add(n.wrapping_mul(step)) % span) as u16)
+        .wrapping_add(((place as u64 * span as u64) >> 32) as u16)
 }
 
 /// Inserts both halves of `scratch.flow` under `scratch.key`. Unless the source port must be a new one, it is
@@ -44,26 +56,10 @@ pub(super) fn install<F: Net, T: Tables<F>>(tables: &T, scratch: &mut Scratch<F:
     }
     set_twin(scratch);
     let mut created = Created::Exists;
-    if !symmetric(scratch) {
-        created = tables.create(&scratch.twin_key, &scratch.twin);
-        if created == Created::Exists {
-            created = match claim(tables, scratch) {
-                Claim::Same => Created::Yes,
-                Claim::Freed => tables.create(&scratch.twin_key, &scratch.twin),
-                Claim::Foreign => Created::Exists,
-            };
-        }
-    }
-    // Another flow owns the tuple: another source port makes a tuple that none owns.
-    let mut n = 1;
-    while created == Created::Exists && n < PORT_TRIES {
-        scratch.flow.to.source_port = port(node, scratch.hash, n);
-        scratch.twin_key.destination_port = scratch.flow.to.source_port;
-        if !symmetric(scratch) {
-            created = tables.create(&scratch.twin_key, &scratch.twin);
-        }
-        n += 1;
-    }
+    tables.search(PORT_TRIES, |n| {
+        created = attempt(tables, node, scratch, n);
+        created != Created::Exists
+    });
     match created {
         Created::Yes => {}
         Created::Exists => return Outcome::DroppedNoPort,
@@ -89,6 +85,24 @@ pub(super) fn install<F: Net, T: Tables<F>>(tables: &T, scratch: &mut Scratch<F:
     }
 }
 
+/// Tries to make the reverse half `scratch.twin` the owner of its tuple: as it is the first time, later by another
+/// source port, which makes another tuple.
+#[inline(always)]
+fn attempt<F: Net, T: Tables<F>>(tables: &T, node: &Node, scratch: &mut Scratch<F::Addr>, n: u32) -> Created {
+    if n != 0 {
+        scratch.flow.to.source_port = port(node, scratch.hash, n);
+        scratch.twin_key.destination_port = scratch.flow.to.source_port;
+    }
+    if symmetric(scratch) {
+        return Created::Exists;
+    }
+    match claim(tables, scratch, n) {
+        Claim::Same => Created::Yes,
+        Claim::Free => tables.create(&scratch.twin_key, &scratch.twin),
+        Claim::Foreign => Created::Exists,
+    }
+}
+
 /// Fills in the reverse half of `scratch.flow`.
 #[inline(always)]
 fn set_twin<A: Copy>(scratch: &mut Scratch<A>) {
@@ -110,30 +124,61 @@ fn symmetric<A>(scratch: &Scratch<A>) -> bool {
     scratch.hairpin != 0 && scratch.flow.to.source_port == scratch.flow.to.destination_port
 }
 
-/// Who owns a reverse tuple that is taken.
+/// Who owns a reverse tuple.
 enum Claim {
     /// This very flow: another CPU was first, or the forward half was lost.
     Same,
-    /// Nobody any more.
-    Freed,
+    /// Nobody, or nobody any more.
+    Free,
     /// Another flow.
     Foreign,
 }
 
 #[inline(always)]
-fn claim<F: Net, T: Tables<F>>(tables: &T, scratch: &Scratch<F::Addr>) -> Claim {
+fn claim<F: Net, T: Tables<F>>(tables: &T, scratch: &Scratch<F::Addr>, n: u32) -> Claim {
     let Some(other) = tables.flow(&scratch.twin_key) else {
-        return Claim::Freed;
+        return Claim::Free;
     };
-    let idle = scratch.flow.seen.wrapping_sub(other.seen);
-    let over = State::from_number(other.state) == State::Closed && idle >= QUARANTINE;
-    if over || sweep(scratch.twin_key.protocol, other, scratch.flow.seen) {
-        forget(tables, &scratch.twin_key, other);
-        Claim::Freed
-    } else if other.to == scratch.twin.to {
-        Claim::Same
-    } else {
-        Claim::Foreign
+    let tick = scratch.flow.seen;
+    if !is_over(scratch.key.protocol, other, tick, n) {
+        return if other.to == scratch.twin.to {
+            Claim::Same
+        } else {
+            Claim::Foreign
+        };
+    }
+    // The halves tell each other of packets only so often: both must agree.
+    let forward = other.to.reverse();
+    if let Some(first) = tables.flow(&forward)
+        && first.to == scratch.twin_key.reverse()
+    {
+        if !is_over(scratch.key.protocol, first, tick, n) {
+            return Claim::Foreign;
+        }
+        tables.remove(&forward);
+    }
+    tables.remove(&scratch.twin_key);
+    Claim::Free
+}
+
+/// Whether a flow gives up its tuple to a new one that has tried `n` others.
+#[inline(always)]
+fn is_over<A>(protocol: u8, flow: &Flow<A>, tick: u32, n: u32) -> bool {
+    if sweep(protocol, flow, tick) {
+        return true;
+    }
+    let idle = tick.wrapping_sub(flow.seen);
+    // A clock that seems to go back is no idleness.
+    if idle > u32::MAX / 2 {
+        return false;
+    }
+    match State::from_number(flow.state) {
+        // A client that asks for just this port gets it as soon as it can be had.
+        State::Closed => idle >= QUARANTINE && (n == 0 || n >= FREE_TRIES),
+        State::New | State::Answered if protocol == Protocol::Udp as u8 => {
+            idle >= ONE_SHOT && n >= FREE_TRIES
+        }
+        _ => false,
     }
 }
 

@@ -33,7 +33,7 @@ pub use crc32c::{crc32c, shift_difference};
 pub use cursor::Cursor;
 pub use decide::{Choice, Client, Scope, choose, client};
 pub use edit::{Differences, Edit, differences};
-pub use flow::{After, Arrival, Before, Scratch, after, before, sweep};
+pub use flow::{After, Arrival, Before, Scratch, after, before, belongs, sweep};
 pub use fragment::{Fragments, later_tuple, remember, translate_later};
 pub use frontend::range_bits;
 pub use hash::flow_hash;

@@ -74,6 +74,9 @@ pub trait Tables<F: Net> {
     /// Counts something that happened to the flow table.
     fn count(&self, event: Event);
 
+    /// Calls `attempt` with 0, 1, 2 ... until it says that it is done, but no more than `tries` times.
+    fn search(&self, tries: u32, attempt: impl FnMut(u32) -> bool);
+
     /// Node-wide settings.
     fn node(&self) -> Option<&Node>;
     /// A device by its interface index.

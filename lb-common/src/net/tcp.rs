@@ -12,7 +12,12 @@ use super::tcp_flag::{ACK, FIN, RST, SYN};
 #[must_use]
 pub const fn next_state(state: State, protocol: u8, reverse: bool, flags: u8) -> State {
     if protocol != Protocol::Tcp as u8 {
-        return if reverse { State::Established } else { state };
+        // One question and one answer may be all there is: only the client's next packet establishes an exchange.
+        return match (state, reverse) {
+            (State::New, true) => State::Answered,
+            (State::Answered, false) => State::Established,
+            _ => state,
+        };
     }
     if flags & RST != 0 {
         return State::Closed;
@@ -74,8 +79,9 @@ impl State {
 /// How many ticks (of about a second) a flow may be idle before it is forgotten.
 ///
 /// Established TCP: 6 hours, above the two hours after which keep-alive probes begin (RFC 9293 3.8.4).
-/// Half-closed: one hour, as kube-proxy sets it for CLOSE_WAIT. UDP with answers: 180 s (RFC 4787 REQ-5 asks
-/// for at least two minutes).
+/// Half-closed: one hour, as kube-proxy sets it for CLOSE_WAIT. UDP of both sides: 180 s (RFC 4787 REQ-5 asks
+/// for at least two minutes); 30 s until the client's second packet, as netfilter has it: one question and its answer
+/// are all that most clients of name servers want.
 #[inline(always)]
 #[must_use]
 pub const fn lifetime(protocol: u8, state: State) -> u32 {
@@ -84,7 +90,8 @@ pub const fn lifetime(protocol: u8, state: State) -> u32 {
     let udp = protocol == Protocol::Udp as u8;
     match state {
         State::New => 30,
-        State::Answered => 60,
+        State::Answered if tcp => 60,
+        State::Answered => 30,
         State::Established if tcp => 6 * HOUR,
         State::Established if udp => 180,
         State::Established => HOUR,

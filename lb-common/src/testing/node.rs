@@ -168,7 +168,13 @@ impl<F: Net> SimNode<F> {
                 }
                 rewrite::<F>(&mut travel, &parsed, flow);
                 if let Some(datagram) = datagram {
-                    remember_first(&self.tables, &mut travel.frame, &datagram, &parsed.tuple);
+                    remember_first(
+                        &self.tables,
+                        &mut travel.frame,
+                        &datagram,
+                        &parsed.tuple,
+                        parsed.flags,
+                    );
                 }
                 self.send(device, kind, flow, travel)
             }
@@ -271,7 +277,7 @@ impl<F: Net> SimNode<F> {
                     phase: Phase::After as u8,
                     ..parsed.tuple
                 };
-                remember_first(&self.tables, &mut travel.frame, &datagram, &tuple);
+                remember_first(&self.tables, &mut travel.frame, &datagram, &tuple, parsed.flags);
             }
             return travel.end(Fate::Sent(device));
         }

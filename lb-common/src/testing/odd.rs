@@ -4,8 +4,8 @@ use std::vec::Vec;
 
 use crate::abi::{Flow, FragmentKey, Outcome, Phase, Tuple};
 use crate::net::{
-    Cursor, Fragments, HEADERS, Headers, Look, Net, Parsed, Read, Seen, Tables, apply, later_tuple, look,
-    remember, translate_error, translate_later,
+    Cursor, Fragments, HEADERS, Headers, Look, Net, Parsed, Read, Seen, Tables, apply, belongs, later_tuple,
+    look, remember, translate_error, translate_later,
 };
 
 use super::tables::SimTables;
@@ -66,8 +66,9 @@ pub fn remember_first<F: Net>(
     frame: &mut [u8],
     datagram: &FragmentKey<F::Addr>,
     tuple: &Tuple<F::Addr>,
+    flags: u8,
 ) {
-    let flow = tables.flow(tuple);
+    let flow = tables.flow(tuple).filter(|flow| belongs(flow, flags));
     let (Some(id), Some(at), Some(sum)) = (
         remember(tables, datagram, tuple, flow),
         <F as Read>::ID,

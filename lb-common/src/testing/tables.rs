@@ -414,6 +414,10 @@ impl<F: Net> Tables<F> for SimTables<F> {
         *self.events.borrow_mut().entry(event).or_default() += 1;
     }
 
+    fn search(&self, tries: u32, attempt: impl FnMut(u32) -> bool) {
+        let _ = (0..tries).any(attempt);
+    }
+
     fn node(&self) -> Option<&Node> {
         Some(&self.node)
     }

@@ -197,7 +197,18 @@ fn the_path_mtu_is_kept_for_the_services_address_as_root() {
     for family in Family::BOTH {
         let to = Address::LoadBalancer.socket(&cluster, family, 10, NODE_PORT);
         let place = cluster.lab.at("client").expect("it is there");
-        place.upload(to, BYTES, LIMIT).expect("it comes through");
+        // Fits the client's link, not the tunnel; a TCP connection's ends would have told each other.
+        let options = Options {
+            request_len: 1440,
+            ..Options::within(Duration::from_millis(300))
+        };
+        let answered = wait_for(LIMIT, "an answer", || {
+            let shares = place
+                .probe_with(Proto::Udp, to, 1, &options)
+                .expect("the probe runs");
+            shares.all_answered()
+        });
+        assert!(answered.is_ok(), "{to}: no answer\n{}", cluster.diagnosis());
         let route = place.output(&["ip", "route", "get", &Cidr::host(to.ip()).addr.to_string()]);
         let route = route.expect("there is a route");
         assert!(route.contains("mtu 1450"), "{route}");

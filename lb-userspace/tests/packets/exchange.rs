@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use lb_common::{
-    abi::{Protocol, State},
+    abi::Protocol,
     testing::packet::{self, Packet, flag},
 };
 
@@ -30,14 +30,6 @@ pub(crate) fn syn(from: SocketAddr, to: SocketAddr) -> Packet {
 /// The answer to a first packet.
 pub(crate) fn answer(first: &Packet) -> Packet {
     first.reply().syn_ack().seq(5000).ack(1001)
-}
-
-/// The state of a flow after its [`answer`].
-pub(crate) const fn answered(protocol: Protocol) -> State {
-    match protocol {
-        Protocol::Tcp => State::Answered,
-        Protocol::Udp | Protocol::Sctp => State::Established,
-    }
 }
 
 /// Data of a connection's client.

@@ -167,6 +167,7 @@ fn closed_port_is_free(site: &Site) -> Row {
         .then(send(UplinkIn, &one).goes_out_as(ForwardedNew, &there))
         .then(send(UplinkIn, &rst(&one)).goes_out_as(ForwardedFlow, &rst(&there).ttl(63)))
         .doing(age(site, taken, 2))
+        .doing(age(site, tuple(&one), 2))
         .then(send(UplinkIn, &other).goes_out_as(ForwardedNew, &other_there))
         .leaves(vec![relayed_flow(site, &other, &other_there, State::New)])
 }
@@ -184,6 +185,7 @@ fn expired_port_is_free(site: &Site) -> Row {
     Row::new("the port of an expired flow is free")
         .then(send(UplinkIn, &one).goes_out_as(ForwardedNew, &there))
         .doing(age(site, taken, 48))
+        .doing(age(site, tuple(&one), 48))
         .then(send(UplinkIn, &other).goes_out_as(ForwardedNew, &other_there))
         .leaves(vec![relayed_flow(site, &other, &other_there, State::New)])
 }

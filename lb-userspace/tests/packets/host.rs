@@ -1,12 +1,12 @@
 //! Processes of this node as clients: by `lb0`, by `lo`, and out of the uplink to other nodes' ports.
 
 use lb_common::{
-    abi::{Action, Outcome, Protocol},
+    abi::{Action, Outcome, Protocol, State},
     testing::packet::{self, Packet},
 };
 
 use crate::{
-    exchange::{PROTOCOLS, answer, answered, data, first, hop, syn},
+    exchange::{PROTOCOLS, answer, data, first, hop, syn},
     row::{Row, send, send_bytes, snat, translation},
     site::{Dev, Host, KINDS, Site, Svc},
     world::Program::{self, HostOut, LoopbackOut, PodIn, PodOut, UplinkIn, UplinkOut, UplinkXdp},
@@ -149,7 +149,7 @@ fn around(site: &Site, program: Program, client: Dev, sent: &Packet, svc: Svc, o
                     .goes_out_as(ForwardedFlow, &to_client),
             ),
     };
-    row.leaves(vec![translation(sent, &there, answered(protocol)).sent(
+    row.leaves(vec![translation(sent, &there, State::Answered).sent(
         (Action::Neighbour, site.dev(out)),
         (Action::Receive, site.dev(client)),
     )])
@@ -169,7 +169,7 @@ fn to_a_process_of_this_node(site: &Site, protocol: Protocol) -> Row {
     Row::new(format!("a process of this node to another by lb0, {protocol}"))
         .then(send(HostOut, &sent).goes_out_as(ForwardedNew, &received))
         .then(send(LoopbackOut, &back).goes_out_as(ForwardedFlow, &undone))
-        .leaves(vec![translation(&sent, &there, answered(protocol)).sent(
+        .leaves(vec![translation(&sent, &there, State::Answered).sent(
             (Action::Receive, site.dev(Dev::Lo)),
             (Action::Receive, site.dev(Dev::Lb0)),
         )])
@@ -184,9 +184,7 @@ fn looped(site: &Site, protocol: Protocol) -> Row {
     ))
     .then(send(LoopbackOut, &sent).becomes(ForwardedNew, &there))
     .then(send(LoopbackOut, &answer(&there)).becomes(ForwardedFlow, &answer(&sent)))
-    .leaves(vec![
-        translation(&sent, &there, answered(protocol)).undone_before(),
-    ])
+    .leaves(vec![translation(&sent, &there, State::Answered).undone_before()])
 }
 
 fn no_way_on(site: &Site) -> Vec<Row> {

@@ -7,7 +7,7 @@ use lb_common::{
 };
 
 use crate::{
-    exchange::{PROTOCOLS, answer, answered, data, first, hop},
+    exchange::{PROTOCOLS, answer, data, first, hop},
     row::{Row, Translation, send, snat, translation},
     site::{Dev, Host, KINDS, Site, Svc},
     world::{
@@ -81,13 +81,12 @@ fn masqueraded(
         Dev::Up0 | Dev::Tun0 => (UplinkOut, UplinkIn),
         _ => (PodOut, PodIn),
     };
-    let flows = |state: State| -> Vec<Translation> {
-        let second = translation(&routed, &received, state);
-        vec![
-            translation(sent, &routed, state),
-            second.made_after().undone_before(),
-        ]
-    };
+    let flows: Vec<Translation> = vec![
+        translation(sent, &routed, State::Established),
+        translation(&routed, &received, State::Established)
+            .made_after()
+            .undone_before(),
+    ];
     Row::new(format!(
         "masquerade all: {} {protocol} to {svc:?}, {}",
         program.name(),
@@ -119,10 +118,7 @@ fn masqueraded(
             .forwarded_from(device)
             .becomes(ForwardedFlow, &hop(&data(&received))),
     )
-    .leaves(flows(match protocol {
-        Protocol::Tcp => State::Established,
-        _ => answered(protocol),
-    }))
+    .leaves(flows)
 }
 
 /// Other addresses than ClusterIPs do not care, nor does a process of the node, which has the node's address anyway.

@@ -6,7 +6,7 @@ use lb_common::{
 };
 
 use crate::{
-    exchange::{PROTOCOLS, answer, answered, data, fin, first, hop, syn},
+    exchange::{PROTOCOLS, answer, data, fin, first, hop, syn},
     row::{Row, Translation, send, send_bytes, snat, translation},
     site::{Dev, Host, KINDS, Site, Svc},
     world::Program::{self, LoopbackOut, PodOut, UplinkIn, UplinkOut, UplinkXdp},
@@ -54,7 +54,6 @@ fn client(site: &Site, protocol: Protocol, svc: Svc) -> Packet {
 /// In by the uplink or XDP, translated; the reply undone where it leaves.
 fn to_this_node(site: &Site, name: &str, program: Program, sent: &Packet) -> Row {
     let there = sent.clone().to(site.backend(Svc::Local));
-    let protocol = Protocol::from_number(sent.protocol()).expect("a Service's protocol");
     Row::new(name)
         .then(send(program, sent).becomes(ForwardedNew, &there))
         .then(send(PodOut, &hop(&there)).passes(PassedNotOurs))
@@ -64,14 +63,7 @@ fn to_this_node(site: &Site, name: &str, program: Program, sent: &Packet) -> Row
                 .becomes(ForwardedFlow, &answer(sent)),
         )
         .then(send(program, &data(sent)).becomes(ForwardedFlow, &data(&there)))
-        .leaves(vec![translation(
-            sent,
-            &there,
-            match protocol {
-                Protocol::Tcp => State::Established,
-                _ => answered(protocol),
-            },
-        )])
+        .leaves(vec![translation(sent, &there, State::Established)])
 }
 
 /// The packet after SNAT and DNAT on this node.
@@ -87,15 +79,10 @@ fn relayed_flow(site: &Site, sent: &Packet, there: &Packet, state: State) -> Tra
 
 /// Through this node, with its address; the reply goes the same way back.
 fn to_another_node(site: &Site, name: &str, program: Program, sent: &Packet) -> Row {
-    let protocol = Protocol::from_number(sent.protocol()).expect("a Service's protocol");
     let there = relayed(site, sent, Svc::Remote);
     let (back, more) = (answer(&there).ttl(64), data(sent));
     let undone = hop(&back).from(sent.destination).to(sent.source);
     let more_there = data(&there).ttl(63);
-    let state = match protocol {
-        Protocol::Tcp => State::Established,
-        _ => answered(protocol),
-    };
     Row::new(name)
         .then(send(program, sent).hops_to(ForwardedNew, &there, site))
         .then(
@@ -105,7 +92,7 @@ fn to_another_node(site: &Site, name: &str, program: Program, sent: &Packet) -> 
         )
         .then(send(program, &back).hops_to(ForwardedFlow, &undone, site))
         .then(send(program, &more).hops_to(ForwardedFlow, &more_there, site))
-        .leaves(vec![relayed_flow(site, sent, &there, state)])
+        .leaves(vec![relayed_flow(site, sent, &there, State::Established)])
 }
 
 /// What XDP cannot send goes through TC, which finds the flow that XDP has opened; and the other way round.
@@ -133,7 +120,7 @@ fn left_to_tc(site: &Site) -> Vec<Row> {
                     .then(send(UplinkIn, &sent).goes_out_as(ForwardedFlow, &there))
                     .then(send(UplinkIn, &back).on(dev).goes_out_as(ForwardedFlow, &undone))
                     .leaves(vec![
-                        translation(&sent, &there, answered(protocol))
+                        translation(&sent, &there, State::Answered)
                             .sent((Action::Neighbour, site.dev(dev)), up0),
                     ]),
             );
@@ -192,7 +179,7 @@ fn several_uplinks(site: &Site) -> Vec<Row> {
                 (Action::Neighbour, site.dev(Dev::Up0)),
             );
             rows.push(row.leaves(vec![
-                translation(&sent, &there, answered(protocol)).sent(way, way_back),
+                translation(&sent, &there, State::Answered).sent(way, way_back),
             ]));
         }
     }

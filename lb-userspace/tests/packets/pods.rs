@@ -6,7 +6,7 @@ use lb_common::{
 };
 
 use crate::{
-    exchange::{PROTOCOLS, answer, answered, data, first, hop, syn},
+    exchange::{PROTOCOLS, answer, data, first, hop, syn},
     row::{Row, Translation, send, send_bytes, snat, snat_port, translation},
     site::{Dev, Host, KINDS, Site, Svc},
     world::{
@@ -73,7 +73,7 @@ fn to_a_neighbour(site: &Site, sent: &Packet) -> Row {
             .forwarded_from(Dev::Pod1)
             .becomes(ForwardedFlow, &answer(sent)),
     )
-    .leaves(vec![translation(sent, &there, answered(protocol))])
+    .leaves(vec![translation(sent, &there, State::Answered)])
 }
 
 /// The stack routes both ways; no SNAT.
@@ -98,7 +98,7 @@ fn to_another_node(site: &Site, sent: &Packet) -> Row {
             .forwarded_from(Dev::Up0)
             .becomes(ForwardedFlow, &hop(&answer(sent))),
     )
-    .leaves(vec![translation(sent, &there, answered(protocol))])
+    .leaves(vec![translation(sent, &there, State::Answered)])
 }
 
 /// The two translations of a flow that comes back to its client: what the stack sees, and what the pod sees.
@@ -163,10 +163,7 @@ fn to_itself(site: &Site, protocol: Protocol, port: u16) -> Row {
         .then(send(PodOut, &answer(routed)).becomes(ForwardedFlow, &answer(sent)))
         .then(send(PodIn, &data(sent)).becomes(ForwardedFlow, &data(routed)))
         .then(send(PodOut, &data(routed)).becomes(ForwardedFlow, &data(received)));
-    row.leaves(turn.flows(match protocol {
-        Protocol::Tcp => State::Established,
-        _ => answered(protocol),
-    }))
+    row.leaves(turn.flows(State::Established))
 }
 
 /// The same client port to two addresses of a Service that both lead back to the client: two flows, none of

@@ -284,8 +284,12 @@ pub(crate) fn snat_port(packet: &Packet, ports: [u16; 2], attempt: u32) -> u16 {
         return own;
     }
     let span = u32::from(ports[1] - ports[0]) + 1;
-    let step = hash(packet) >> 16 | 1;
-    ports[0] + (hash(packet).wrapping_add(attempt.wrapping_mul(step)) % span) as u16
+    // The last steps of Murmur3.
+    let mut place = hash(packet).wrapping_add(attempt.wrapping_mul(0x9e37_79b9));
+    place = (place ^ place >> 16).wrapping_mul(0x85eb_ca6b);
+    place = (place ^ place >> 13).wrapping_mul(0xc2b2_ae35);
+    place ^= place >> 16;
+    ports[0] + ((u64::from(place) * u64::from(span)) >> 32) as u16
 }
 
 /// [`snat_port`] of the usual range, first attempt.

@@ -62,7 +62,7 @@ impl<F: Net> Note<F::Addr> for SimTables<F> {
     ) -> Vec<u8> {
         let mut frame = frame.to_vec();
         if let Some(datagram) = datagram.filter(|_| !unless) {
-            remember_first(self, &mut frame, &datagram, &parsed.tuple);
+            remember_first(self, &mut frame, &datagram, &parsed.tuple, parsed.flags);
         }
         frame
     }

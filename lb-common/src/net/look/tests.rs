@@ -160,7 +160,7 @@ fn check_fragments<F: Net>(packet: &Packet, to: &Packet, size: usize) {
                 assert_eq!(parsed.first, 1);
                 // What the ordinary way makes of it, but for the identification.
                 let mut frame = to.in_fragments(size)[0].build();
-                remember_first(&tables, &mut frame, &datagram, &parsed.tuple);
+                remember_first(&tables, &mut frame, &datagram, &parsed.tuple, parsed.flags);
                 assert_same("first-fragment", &frame, &expected.build());
             }
             other => panic!("{other:?}"),

@@ -156,11 +156,13 @@ fn every_segment_leads_from_every_state_where_the_table_says() {
 }
 
 #[test]
-fn without_tcp_an_answer_establishes_and_nothing_closes() {
+fn without_tcp_going_on_after_an_answer_establishes_and_nothing_closes() {
     for protocol in [Protocol::Udp as u8, Protocol::Sctp as u8] {
         for state in STATES {
-            assert_eq!(next_state(state, protocol, false, 0), state);
-            assert_eq!(next_state(state, protocol, true, 0), Established);
+            let forward = if state == Answered { Established } else { state };
+            let reverse = if state == New { Answered } else { state };
+            assert_eq!(next_state(state, protocol, false, 0), forward);
+            assert_eq!(next_state(state, protocol, true, 0), reverse);
         }
     }
 }
@@ -272,8 +274,8 @@ fn lifetimes_are_those_of_the_table() {
     const HOUR: u32 = 3600;
     let rows = [
         (Protocol::Tcp, [30, 60, 6 * HOUR, HOUR, HOUR, 30]),
-        (Protocol::Udp, [30, 60, 180, HOUR, HOUR, 30]),
-        (Protocol::Sctp, [30, 60, HOUR, HOUR, HOUR, 30]),
+        (Protocol::Udp, [30, 30, 180, HOUR, HOUR, 30]),
+        (Protocol::Sctp, [30, 30, HOUR, HOUR, HOUR, 30]),
     ];
     for (protocol, row) in rows {
         for (state, expected) in STATES.into_iter().zip(row) {

@@ -188,13 +188,19 @@ impl Run<'_> {
         Err(self.failure(Some(probe), &expected, later.to_string()))
     }
 
-    /// Asks with the ports of another run.
+    /// Asks with the ports of another run. What affinity has chosen depends on what came before, and so does what an
+    /// address is that nobody has (any more: it lingers); all else does not.
     pub(super) fn ask_again(&mut self, probe: &Probe, told: &[(u16, Seen)]) -> Result<(), Box<Failure>> {
         let answers = oracle::answers(&self.cluster, &self.world.settings, probe);
-        let sticky = answers.iter().any(Answer::is_sticky);
+        let owners = oracle::owners(&self.cluster, &self.world.settings, probe.to, probe.protocol);
+        let by_history = owners.is_empty() || answers.iter().any(Answer::is_sticky);
         for (port, before) in told {
             let seen = self.exchange(probe, *port).send(self.kernel, Stage::First);
             let same = match (&seen, before) {
+                _ if by_history => {
+                    let told = [(*port, seen.clone())];
+                    answers.iter().any(|answer| agrees(answer, probe, &told))
+                }
                 (
                     Seen::Forward {
                         backend: a,
@@ -204,7 +210,7 @@ impl Run<'_> {
                         backend: b,
                         source: t,
                     },
-                ) => (a == b || sticky) && s.ip() == t.ip(),
+                ) => a == b && s.ip() == t.ip(),
                 (a, b) => a == b,
             };
             if !same {

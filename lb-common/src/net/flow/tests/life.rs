@@ -129,12 +129,15 @@ fn a_flow_is_forgotten_when_its_state_allows_and_not_before<F: Net>() {
     }
 }
 
-fn datagrams_live_for_three_minutes_once_they_are_answered<F: Net>() {
-    for (answered, ticks) in [(false, 30), (true, 180)] {
+fn datagrams_live_for_three_minutes_once_the_client_goes_on<F: Net>() {
+    for (packets, ticks) in [(1, 30), (2, 30), (3, 180)] {
         let node = node::<F>(0, &[POD_A]);
-        let _ = node.arrive(UPLINK, &packet::udp(OUTSIDE, VIP));
-        if answered {
-            let _ = node.arrive(DEVICE_A, &packet::udp(POD_A, OUTSIDE));
+        for number in 0..packets {
+            let _ = if number % 2 == 0 {
+                node.arrive(UPLINK, &packet::udp(OUTSIDE, VIP))
+            } else {
+                node.arrive(DEVICE_A, &packet::udp(POD_A, OUTSIDE))
+            };
         }
         node.tables.wait(ticks);
         assert_eq!(node.tables.sweep(), 0);
@@ -373,7 +376,7 @@ in_both_families! {
     both_halves_hold_the_state_of_the_connection,
     a_packet_in_either_direction_keeps_both_halves_alive,
     a_flow_is_forgotten_when_its_state_allows_and_not_before,
-    datagrams_live_for_three_minutes_once_they_are_answered,
+    datagrams_live_for_three_minutes_once_the_client_goes_on,
     the_clock_may_wrap,
     an_entry_from_the_future_is_not_idle,
     a_flow_keeps_its_backend_whatever_becomes_of_the_set,

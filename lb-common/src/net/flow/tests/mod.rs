@@ -14,6 +14,7 @@ mod affinity;
 mod clash;
 mod full;
 mod life;
+mod ports;
 mod refusals;
 mod roundtrip;
 mod ways;
