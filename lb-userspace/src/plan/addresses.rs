@@ -172,7 +172,10 @@ mod tests {
         addresses.expire(Duration::from_secs(5));
         assert_eq!(
             (flags(&addresses), addresses.next_due()),
-            (Some(Address::VIP), Some(Duration::from_secs(6)))
+            (
+                Some(Address::VIP | Address::CLUSTER_IP),
+                Some(Duration::from_secs(6))
+            )
         );
         addresses.claim(VIP, FrontendKind::ClusterIp);
         addresses.expire(Duration::from_secs(6));

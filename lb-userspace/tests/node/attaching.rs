@@ -7,7 +7,7 @@ use std::{
 };
 
 use aya::programs::{SchedClassifier, TcAttachType, links::FdLink, links::PinnedLink};
-use lb_common::abi::{DeviceKind, names};
+use lb_common::abi::{DeviceKind, LAYOUT_VERSION};
 use lb_userspace::{
     gc,
     load::{self, Attachments, Capacities, Direction, Options, Target, TcAttach, detach, probe},
@@ -330,7 +330,7 @@ fn flows_are_adopted_only_by_tables_of_the_same_shape_as_root() {
     };
     ns.run(async || {
         let map = |name: &str| {
-            aya::maps::MapData::from_pin(ns.directory().join("v1").join(name))
+            aya::maps::MapData::from_pin(ns.directory().join(format!("v{LAYOUT_VERSION}")).join(name))
                 .unwrap()
                 .info()
                 .unwrap()
@@ -340,11 +340,13 @@ fn flows_are_adopted_only_by_tables_of_the_same_shape_as_root() {
         assert!(loaded.adopted().is_empty());
         let mut first = loaded.into_attachments().unwrap();
         assert!(
-            !ns.directory().join("v1/services4").exists(),
+            !ns.directory()
+                .join(format!("v{LAYOUT_VERSION}/services4"))
+                .exists(),
             "not before the programs run"
         );
         sync(&mut first, &[]);
-        let maps = names_in(&ns.directory().join("v1"));
+        let maps = names_in(&ns.directory().join(format!("v{LAYOUT_VERSION}")));
         assert!(
             maps.contains(&"services4".to_owned()) && !maps.iter().any(|name| name.starts_with("new-")),
             "{maps:?}"
@@ -352,8 +354,17 @@ fn flows_are_adopted_only_by_tables_of_the_same_shape_as_root() {
         let (flows, services) = (map("flows4"), map("services4"));
 
         let loaded = load::load(ns.options(TcAttach::Auto)).unwrap();
-        let kept = ["flows4", "flows6", "embryos4", "embryos6", "counters"];
-        assert_eq!(loaded.adopted(), kept);
+        let (connections, others) = loaded.adopted().split_at(4);
+        assert_eq!(connections, ["flows4", "flows6", "embryos4", "embryos6"]);
+        let kept = [
+            "affinity4",
+            "affinity6",
+            "fragments4",
+            "fragments6",
+            "fragment_id",
+            "counters",
+        ];
+        assert_eq!(others, kept);
         let mut second = loaded.into_attachments().unwrap();
         assert_eq!((map("flows4"), map("services4")), (flows, services));
         sync(&mut second, &[]);
@@ -363,7 +374,7 @@ fn flows_are_adopted_only_by_tables_of_the_same_shape_as_root() {
         let mut larger = ns.options(TcAttach::Auto);
         larger.capacities = Capacities::default().with_flows(8192);
         let loaded = load::load(larger).unwrap();
-        assert_eq!(loaded.adopted(), [names::COUNTERS]);
+        assert_eq!(loaded.adopted(), kept);
         let mut third = loaded.into_attachments().unwrap();
         sync(&mut third, &[]);
         assert_ne!(map("flows4"), flows);
@@ -386,7 +397,7 @@ fn expired_flows_are_swept_as_root() {
             (0, [0, 0], [0, 0])
         );
         assert_eq!(
-            names_in(&ns.directory().join("v1"))
+            names_in(&ns.directory().join(format!("v{LAYOUT_VERSION}")))
                 .iter()
                 .filter(|name| *name == "new-sweep")
                 .count(),
