@@ -8,9 +8,10 @@ use lb_common::{
 };
 
 use crate::{
-    before, fragment,
+    before,
+    fragment::going,
     maps::Maps,
-    mtu, odd,
+    odd,
     outcome::{TC_NEXT, TC_SHOT, conclude},
     packet::{Packet, Tc},
     rewrite::translate_tc,
@@ -22,8 +23,8 @@ use crate::{
 pub(crate) fn tc(ctx: &TcContext, hook: Hook) -> i32 {
     let packet = Tc::new(ctx);
     match packet.load::<u16>(12).map(u16::from_be) {
-        Some(ETHERTYPE_IPV4) => judge::<V4>(&packet, hook),
-        Some(ETHERTYPE_IPV6) => judge::<V6>(&packet, hook),
+        Some(ETHERTYPE_IPV4) => of_family::<V4>(&packet, hook),
+        Some(ETHERTYPE_IPV6) => of_family::<V6>(&packet, hook),
         Some(tag) if ETHERTYPE_VLAN.contains(&tag) => end(&packet, hook, Outcome::PassedVlan),
         _ => end(&packet, hook, Outcome::PassedOther),
     }
@@ -39,7 +40,21 @@ pub(crate) fn end(packet: &Tc, hook: Hook, outcome: Outcome) -> i32 {
     }
 }
 
+/// Stands for a verdict: a process of this node to a port of another node. No TC verdict has this value.
+const OPEN: i32 = i32::MIN + 4;
+
 #[inline(always)]
+fn of_family<F: Maps>(packet: &Tc, hook: Hook) -> i32 {
+    let verdict = judge::<F>(packet, hook);
+    if hook as u8 == Hook::UplinkOut as u8 && verdict == OPEN {
+        // Beside the other and not inside it: both need much of the stack.
+        return before::of_family::<F>(packet, hook, DeviceKind::Host);
+    }
+    verdict
+}
+
+/// A function for each family: together, their words would crowd the stack.
+#[inline(never)]
 fn judge<F: Maps>(packet: &Tc, hook: Hook) -> i32 {
     let kind = match hook {
         Hook::PodOut => DeviceKind::Pod,
@@ -48,7 +63,7 @@ fn judge<F: Maps>(packet: &Tc, hook: Hook) -> i32 {
     let mut parsed = match F::parse(packet) {
         Ok(parsed) => parsed,
         Err(Odd::Pass(outcome)) => return end(packet, hook, outcome),
-        Err(Odd::Look) => match odd::tc::<F>(packet, hook, kind, Phase::After) {
+        Err(Odd::Look) => match packet.odd::<F>(hook as u32, kind as u32, Phase::After as u32) as i32 {
             odd::PORTS => match workspace::<F>() {
                 Some(workspace) => workspace.flow.parsed,
                 None => return end(packet, hook, Outcome::DroppedInconsistent),
@@ -62,8 +77,8 @@ fn judge<F: Maps>(packet: &Tc, hook: Hook) -> i32 {
     };
     if let Some(flow) = after::<F, Kernel>(&kernel, &mut parsed) {
         let done = translate_tc::<F>(packet, &parsed, &flow.to);
-        if parsed.first != 0 {
-            fragment::tc::<F>(packet, Phase::After, true);
+        if parsed.first != 0 && packet.first::<F>(Phase::After as u32, going::AHEAD) == 0 {
+            return TC_SHOT;
         }
         return end(
             packet,
@@ -79,23 +94,13 @@ fn judge<F: Maps>(packet: &Tc, hook: Hook) -> i32 {
         parsed.tuple.phase = Phase::Before as u8;
         let address = Tables::<F>::address(&kernel, &parsed.tuple.destination);
         if address.is_some_and(|a| a.has(Address::OTHER_NODE)) && !is_translated::<F>(&kernel, &parsed) {
-            let verdict = open::<F>(packet, &parsed, hook);
-            if parsed.first != 0 {
-                fragment::tc::<F>(packet, Phase::Before, verdict != mtu::TOO_BIG);
-            }
-            return before::refuse_if_so::<F>(packet, verdict, DeviceKind::Host);
+            return OPEN;
         }
     }
     if parsed.first != 0 {
-        fragment::tc::<F>(packet, Phase::After, true);
+        packet.first::<F>(Phase::After as u32, going::ON);
     }
     end(packet, hook, Outcome::PassedNotOurs)
-}
-
-/// A process of this node to a port of another node.
-#[inline(never)]
-fn open<F: Maps>(packet: &Tc, parsed: &Parsed<F::Addr>, hook: Hook) -> i32 {
-    before::handle::<F>(packet, parsed, hook, DeviceKind::Host)
 }
 
 /// Whether a packet of this node has been translated on its way out of `lb0`: its backend may be a socket of

@@ -1,21 +1,23 @@
 //! Programs in front of the routing decision: they open flows and follow them.
 
+use core::hint::black_box;
+
 use aya_ebpf::programs::TcContext;
 use lb_common::{
-    abi::{Action, DeviceKind, Flow, Hook, Kind, Outcome, Phase, Tuple, V4, V6},
+    abi::{Action, Address, DeviceKind, Flow, Hook, Kind, Outcome, Phase, Tuple, V4, V6},
     net::{
-        Arrival, Before, Cursor, ETHERTYPE_IPV4, ETHERTYPE_IPV6, ETHERTYPE_VLAN, Odd, Parsed, Tables, before,
-        tcp_flag,
+        self, Arrival, Before, Cursor, ETHERTYPE_IPV4, ETHERTYPE_IPV6, ETHERTYPE_VLAN, Odd, Parsed, Tables,
+        at_lb0, before, copy_parsed, opened,
     },
 };
 
 use crate::{
-    fragment,
-    maps::Maps,
+    fragment::going,
+    hops,
+    maps::{Maps, Workspace},
     mtu, odd,
-    outcome::{TC_NEXT, TC_SHOT, conclude},
+    outcome::{TC_NEXT, TC_REDIRECT, TC_SHOT, conclude},
     packet::{Packet, Tc},
-    refuse::refuse_tc,
     rewrite::{age, translate_tc},
     send,
     tables::{Kernel, workspace},
@@ -28,9 +30,17 @@ pub(crate) fn tc(ctx: &TcContext, hook: Hook, kind: DeviceKind) -> i32 {
     if packet.is_in_vlan() {
         return leave(&packet, hook, Outcome::PassedVlan);
     }
-    match packet.load::<u16>(12).map(u16::from_be) {
-        Some(ETHERTYPE_IPV4) => refuse_if_so::<V4>(&packet, judge::<V4>(&packet, hook, kind), kind),
-        Some(ETHERTYPE_IPV6) => refuse_if_so::<V6>(&packet, judge::<V6>(&packet, hook, kind), kind),
+    let mut ethertype = packet.load::<u16>(12).map(u16::from_be);
+    if hook as u8 == Hook::UplinkIn as u8
+        && !matches!(ethertype, Some(ETHERTYPE_IPV4 | ETHERTYPE_IPV6))
+        && packet.find_link() != 0
+    {
+        packet.reach();
+        ethertype = packet.load::<u16>(12).map(u16::from_be);
+    }
+    match ethertype {
+        Some(ETHERTYPE_IPV4) => of_family::<V4>(&packet, hook, kind),
+        Some(ETHERTYPE_IPV6) => of_family::<V6>(&packet, hook, kind),
         Some(tag) if ETHERTYPE_VLAN.contains(&tag) => leave(&packet, hook, Outcome::PassedVlan),
         _ => leave(&packet, hook, Outcome::PassedOther),
     }
@@ -40,18 +50,21 @@ pub(crate) fn tc(ctx: &TcContext, hook: Hook, kind: DeviceKind) -> i32 {
 /// the stack, so it stands beside the rest and not inside it. No TC verdict has this value.
 const REFUSE: i32 = i32::MIN;
 
+/// Stands for a verdict while the closer look at a packet is still to be taken.
+const LOOK: i32 = i32::MIN + 2;
+
 /// The verdict, and before it the refusal if there is to be one.
 #[inline(always)]
-pub(crate) fn refuse_if_so<F: Maps>(packet: &Tc, verdict: i32, kind: DeviceKind) -> i32 {
+fn refuse_if_so<F: Maps>(packet: &Tc, verdict: i32, kind: DeviceKind) -> i32 {
     let leaving = matches!(kind, DeviceKind::Host | DeviceKind::Loopback);
     // (The verifier leaves this out where it is a pod's device, whose packets are never sent by a neighbour.)
     if verdict == mtu::TOO_BIG && !matches!(kind, DeviceKind::Pod | DeviceKind::BridgePort) {
-        return mtu::conclude::<F>(packet, packet.device(), leaving);
+        return packet.too_big::<F>(leaving as u32) as i32;
     }
     if verdict != REFUSE {
         return verdict;
     }
-    if refuse_tc::<F>(packet) {
+    if packet.refuse::<F>() != 0 {
         send::back(packet.device(), leaving)
     } else {
         TC_SHOT
@@ -74,74 +87,165 @@ pub(crate) fn leave(packet: &Tc, hook: Hook, outcome: Outcome) -> i32 {
     }
 }
 
-/// A function for each family: together, their words would crowd the stack.
+/// A packet of one family. What needs much of the stack stands one beside the other here.
+#[inline(always)]
+pub(crate) fn of_family<F: Maps>(packet: &Tc, hook: Hook, kind: DeviceKind) -> i32 {
+    let mut verdict = judge::<F>(packet, hook, kind, false);
+    if verdict == LOOK {
+        verdict = packet.odd::<F>(hook as u32, kind as u32, Phase::Before as u32) as i32;
+        if verdict == odd::PORTS {
+            verdict = judge::<F>(packet, hook, kind, true);
+        }
+    }
+    refuse_if_so::<F>(packet, verdict, kind)
+}
+
+/// A function for each family: together, their words would crowd the stack. `looked`: the packet's ports are in the
+/// workspace.
 #[inline(never)]
-fn judge<F: Maps>(packet: &Tc, hook: Hook, kind: DeviceKind) -> i32 {
-    let parsed = match F::parse(packet) {
-        Ok(parsed) => parsed,
-        Err(Odd::Pass(outcome)) => return leave(packet, hook, outcome),
-        Err(Odd::Look) => match odd::tc::<F>(packet, hook, kind, Phase::Before) {
-            odd::PORTS => match workspace::<F>() {
-                Some(workspace) => workspace.flow.parsed,
-                None => return leave(packet, hook, Outcome::DroppedInconsistent),
-            },
-            verdict => return verdict,
-        },
+fn judge<F: Maps>(packet: &Tc, hook: Hook, kind: DeviceKind, looked: bool) -> i32 {
+    let kernel = Kernel {
+        ctx: packet.skb.cast(),
+        device: packet.device(),
     };
-    let verdict = handle::<F>(packet, &parsed, hook, kind);
+    let Some(destination) = F::destination(packet) else {
+        return leave(packet, hook, Outcome::PassedMalformed);
+    };
+    let address = Tables::<F>::address(&kernel, &destination);
+    // What else these two see must be known more exactly.
+    if address.is_none() && !matches!(kind, DeviceKind::Host | DeviceKind::BridgePort) {
+        return leave(packet, hook, Outcome::PassedNotOurs);
+    }
+    let parsed = if looked {
+        match workspace::<F>() {
+            Some(workspace) => workspace.flow.parsed,
+            None => return leave(packet, hook, Outcome::DroppedInconsistent),
+        }
+    } else {
+        match F::parse_rest(packet, Some(destination)) {
+            Ok(parsed) => parsed,
+            Err(Odd::Pass(outcome)) => return leave(packet, hook, outcome),
+            Err(Odd::Look) => return LOOK,
+        }
+    };
+    let verdict = handle::<F>(packet, &parsed, hook, kind, address);
     if parsed.first != 0 {
-        fragment::tc::<F>(packet, Phase::Before, verdict != mtu::TOO_BIG);
+        let going = match verdict {
+            TC_NEXT | TC_REDIRECT if matches!(kind, DeviceKind::Host | DeviceKind::Loopback) => going::ON,
+            TC_NEXT | TC_REDIRECT => going::AHEAD,
+            _ => going::NOT,
+        };
+        if packet.first::<F>(Phase::Before as u32, going) == 0 {
+            return TC_SHOT;
+        }
     }
     verdict
 }
 
 /// Handles a packet with known headers; its verdict is for [`refuse_if_so`].
 #[inline(always)]
-pub(crate) fn handle<F: Maps>(packet: &Tc, parsed: &Parsed<F::Addr>, hook: Hook, kind: DeviceKind) -> i32 {
+fn handle<F: Maps>(
+    packet: &Tc,
+    parsed: &Parsed<F::Addr>,
+    hook: Hook,
+    kind: DeviceKind,
+    address: Option<Address>,
+) -> i32 {
     let device = packet.device();
     let kernel = Kernel {
         ctx: packet.skb.cast(),
         device,
     };
     let length = packet.length();
-    let scratch = || workspace::<F>().map(|workspace| &mut workspace.flow);
-    match before::<F, Kernel>(&kernel, &Arrival { device, kind }, parsed, scratch) {
-        Before::Translate(flow, outcome) => {
-            let to = Sending {
-                action: flow.action(),
-                to: flow.device,
-                device,
-                kind,
-            };
-            let (outcome, verdict) = forward::<F>(packet, parsed, flow, outcome, &to);
-            conclude(packet, hook, outcome, length);
-            verdict
+    let decided = match address {
+        Some(address) => decide::<F>(packet, &kernel, parsed, kind, address),
+        None => Before::leave(Outcome::PassedNotOurs),
+    };
+    if let Some(flow) = decided.flow {
+        let to = Sending {
+            action: flow.action(),
+            to: way::<F>(&kernel, flow),
+            device,
+            kind,
+        };
+        let (outcome, verdict) = forward::<F>(packet, parsed, flow, decided.outcome, &to);
+        conclude(packet, hook, outcome, length);
+        return verdict;
+    }
+    let outcome = match hook {
+        Hook::HostOut => at_lb0(decided.outcome, parsed.flags),
+        _ => decided.outcome,
+    };
+    if outcome.kind() == Kind::Rejected {
+        if let Some(workspace) = workspace::<F>() {
+            copy_parsed::<F>(parsed, &mut workspace.flow.parsed);
         }
-        Before::Leave(outcome) => {
-            let outcome = match (hook, outcome.kind()) {
-                // A RST is never answered (RFC 9293, section 3.10.7.1).
-                (Hook::HostOut, Kind::Passed) if parsed.flags & tcp_flag::RST != 0 => {
-                    Outcome::DroppedUnknownFlow
-                }
-                // Routed here with the whole range of the Services' addresses.
-                (Hook::HostOut, Kind::Passed) if outcome == Outcome::PassedNotOurs => {
-                    Outcome::DroppedNoService
-                }
-                (Hook::HostOut, Kind::Passed) => Outcome::RejectedNoFrontend,
-                _ => outcome,
-            };
-            if outcome.kind() == Kind::Rejected {
-                if let Some(workspace) = workspace::<F>() {
-                    workspace.flow.parsed = *parsed;
-                }
-                conclude(packet, hook, outcome, length);
-                return REFUSE;
-            }
-            if kind == DeviceKind::BridgePort {
-                route::<F>(packet, parsed, device);
-            }
-            leave(packet, hook, outcome)
-        }
+        conclude(packet, hook, outcome, length);
+        return REFUSE;
+    }
+    if kind == DeviceKind::BridgePort {
+        route::<F>(packet, parsed, device);
+    }
+    leave(packet, hook, outcome)
+}
+
+/// What becomes of a packet to one of our addresses.
+#[inline(always)]
+fn decide<'a, F: Maps>(
+    packet: &Tc,
+    kernel: &'a Kernel,
+    parsed: &Parsed<F::Addr>,
+    kind: DeviceKind,
+    address: Address,
+) -> Before<'a, F::Addr> {
+    if let Some(decided) = before::<F, Kernel>(kernel, parsed) {
+        return decided;
+    }
+    let Some(workspace) = workspace::<F>() else {
+        return Before::leave(Outcome::DroppedInconsistent);
+    };
+    copy_parsed::<F>(parsed, &mut workspace.flow.parsed);
+    opened_as(workspace, packet.open::<F>(kind as u32, address.flags))
+}
+
+/// The body of [`Tc::open`].
+#[inline(always)]
+pub(crate) fn open<F: Maps>(packet: &Tc, kind: u32, address: u32) -> u32 {
+    let device = packet.device();
+    let kernel = Kernel {
+        ctx: packet.skb.cast(),
+        device,
+    };
+    let kind = DeviceKind::from_number(kind as u8);
+    open_in::<F>(&kernel, &Arrival { device, kind }, Address { flags: address }) as u32
+}
+
+/// Opens a flow in the workspace, where the packet is.
+#[inline(always)]
+pub(crate) fn open_in<F: Maps>(kernel: &Kernel, arrival: &Arrival, address: Address) -> Outcome {
+    match workspace::<F>() {
+        Some(workspace) => net::open::<F, Kernel>(kernel, arrival, &mut workspace.flow, address),
+        None => Outcome::DroppedInconsistent,
+    }
+}
+
+/// What a flow that was opened in the workspace comes to.
+#[inline(always)]
+pub(crate) fn opened_as<A>(workspace: &Workspace<A>, outcome: u32) -> Before<'_, A> {
+    opened(
+        &workspace.flow,
+        Outcome::from_number(outcome).unwrap_or(Outcome::DroppedInconsistent),
+    )
+}
+
+/// The device that a packet of `flow` is sent to. Routes may have changed since it was opened, and the way back need not
+/// be the way here.
+#[inline(always)]
+pub(crate) fn way<F: Maps>(kernel: &Kernel, flow: &Flow<F::Addr>) -> u32 {
+    if matches!(flow.action(), Action::Neighbour) {
+        hops::device::<F>(kernel, &flow.to, flow.device)
+    } else {
+        flow.device
     }
 }
 
@@ -177,7 +281,13 @@ fn forward<F: Maps>(
     if !translate_tc::<F>(packet, parsed, &flow.to) {
         return (Outcome::DroppedRewrite, TC_SHOT);
     }
-    (outcome, depart(packet, how))
+    // Read anew: what the verifier knew of the action before, it would take through all of the translation, once for
+    // each of them (a quarter of all its steps).
+    let how = Sending {
+        action: black_box(flow).action(),
+        ..*how
+    };
+    (outcome, depart(packet, &how))
 }
 
 /// Sends a translated packet: gives the verdict.

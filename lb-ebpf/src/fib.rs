@@ -8,7 +8,7 @@ use aya_ebpf::{
     },
     helpers::generated::bpf_fib_lookup,
 };
-use core::ffi::c_void;
+use core::{ffi::c_void, hint::black_box};
 use lb_common::abi::Tuple;
 
 use crate::maps::Maps;
@@ -49,8 +49,10 @@ pub(crate) fn look_up<F: Maps>(
     length: u32,
     hop: &mut NextHop,
 ) -> i64 {
-    // SAFETY: plain old data, for which all zero is valid.
-    let mut fib: FibParams = unsafe { core::mem::zeroed() };
+    // A zero that the compiler knows would become a call of `memset`, which goes byte by byte.
+    let zeros = [black_box(0_u32); size_of::<FibParams>() / 4];
+    // SAFETY: plain old data of this size, for which all zero is valid.
+    let mut fib: FibParams = unsafe { core::mem::transmute(zeros) };
     fib.ifindex = device;
     fib.l4_protocol = tuple.protocol;
     fib.sport = tuple.source_port.to_be();

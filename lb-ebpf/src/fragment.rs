@@ -9,6 +9,7 @@ use lb_common::{
 };
 
 use crate::{
+    held,
     maps::{self, Maps, Workspace},
     packet::{Packet, Tc, Xdp},
     tables::{Kernel, workspace},
@@ -17,7 +18,7 @@ use crate::{
 impl<F: Maps> Fragments<F> for Kernel {
     #[inline(always)]
     fn fragment(&self, key: &FragmentKey<F::Addr>) -> Option<Fragment> {
-        // SAFETY: two words that are written as a whole; a reader that sees half of each follows a flow that is not
+        // SAFETY: a few words, written one by one; a reader that sees some of each follows a flow that is not
         // there.
         unsafe { F::fragments().get(key) }.copied()
     }
@@ -39,44 +40,66 @@ impl<F: Maps> Fragments<F> for Kernel {
     }
 }
 
-/// Remembers the first fragment in the workspace, which has been treated like any packet. `sent`: it goes on, and
-/// gets its new identification now; else it will be seen again.
-#[inline(never)]
-pub(crate) fn tc<F: Maps>(packet: &Tc, phase: Phase, sent: bool) {
+/// What becomes of a first fragment that has been treated like any packet.
+pub(crate) mod going {
+    /// It ends here, or is seen again.
+    pub(crate) const NOT: u32 = 0;
+    /// It goes on, and gets its new identification now.
+    pub(crate) const ON: u32 = 1;
+    /// As above, and those that wait for it follow.
+    pub(crate) const AHEAD: u32 = 2;
+}
+
+/// The body of [`Tc::first`].
+#[inline(always)]
+pub(crate) fn tc<F: Maps>(packet: &Tc, phase: u32, going: u32) -> u32 {
     let Some(workspace) = workspace::<F>() else {
-        return;
+        return 0;
     };
     let kernel = Kernel {
         ctx: packet.skb.cast(),
         device: packet.device(),
     };
-    note::<F, Tc>(&kernel, packet, workspace, phase, sent);
+    let known = note::<F, Tc>(&kernel, packet, workspace, phase as u8, going != going::NOT);
+    if going != going::AHEAD {
+        return 1;
+    }
+    let datagram = held::hash_of::<F>(&workspace.look.datagram);
+    held::replay(packet, datagram, phase, known as u32) as u32
 }
 
-/// The same at XDP.
-#[inline(never)]
-pub(crate) fn xdp<F: Maps>(packet: &Xdp) {
+/// The body of [`Xdp::first`]: called before the packet is translated, and behind that again.
+#[inline(always)]
+pub(crate) fn xdp<F: Maps>(packet: &Xdp, going: u32) -> u32 {
     let Some(workspace) = workspace::<F>() else {
-        return;
+        return 0;
     };
     let kernel = Kernel {
         ctx: packet.md.cast(),
         device: packet.device(),
     };
-    note::<F, Xdp>(&kernel, packet, workspace, Phase::Before, true);
+    note::<F, Xdp>(
+        &kernel,
+        packet,
+        workspace,
+        Phase::Before as u8,
+        going != going::NOT,
+    );
+    (going == going::NOT && held::is_held(held::hash_of::<F>(&workspace.look.datagram))) as u32
 }
 
+/// Remembers the fragment; whether it belongs to a flow.
 #[inline(always)]
 fn note<F: Maps, P: Packet>(
     kernel: &Kernel,
     packet: &P,
     workspace: &mut Workspace<F::Addr>,
-    phase: Phase,
+    phase: u8,
     sent: bool,
-) {
+) -> bool {
     workspace.look.key = workspace.flow.parsed.tuple;
-    workspace.look.key.phase = phase as u8;
-    workspace.look.datagram.phase = phase as u8;
+    workspace.look.key.phase = phase;
+    workspace.look.datagram.phase = phase;
     let flow = Tables::<F>::flow(kernel, &workspace.look.key)
         .filter(|flow| belongs(flow, workspace.flow.parsed.flags));
     let new = remember::<F, Kernel>(kernel, &workspace.look.datagram, &workspace.look.key, flow);
@@ -89,4 +112,5 @@ fn note<F: Maps, P: Packet>(
         packet.store(ETHERNET + field, id.to_be());
         packet.store(sum, apply(checksum, by.difference()));
     }
+    flow.is_some()
 }

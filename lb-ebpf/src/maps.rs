@@ -8,8 +8,8 @@ use aya_ebpf::{
 use lb_common::{
     abi::{
         Addr4, Addr6, Address, Affinity, AffinityKey, Backend, COUNTERS, Counter, Device, Flow, Fragment,
-        FragmentKey, Frontend, FrontendKey, Node, Range, RangeKey, Rows, Service, Set, Source, Tuple, V4, V6,
-        capacity,
+        FragmentKey, Frontend, FrontendKey, Held, Node, Range, RangeKey, Rows, Service, Set, Source, Tuple,
+        V4, V6, Waiting, capacity,
     },
     net::{Look, Quote, Refusal, Scratch, TooBig},
 };
@@ -104,6 +104,10 @@ pub(crate) static fragments4: Fragments<Addr4> = LruHashMap::new();
 pub(crate) static fragments6: Fragments<Addr6> = LruHashMap::new();
 #[btf_map]
 pub(crate) static fragment_id: Array<u32, 1> = Array::new();
+#[btf_map]
+pub(crate) static held: Array<Held, { capacity::HELD as usize }> = Array::new();
+#[btf_map]
+pub(crate) static waiting: Array<Waiting, 1> = Array::new();
 #[btf_map]
 pub(crate) static whole: PerCpuArray<Whole, 1> = PerCpuArray::new();
 #[btf_map]

@@ -230,17 +230,19 @@ pub(crate) fn note<F: Maps>(packet: &Tc, tuple: &Tuple<F::Addr>, mtu: u32) -> Ou
     }
 }
 
-/// The verdict for a packet that does not fit.
-#[inline(never)]
-pub(crate) fn conclude<F: Maps>(packet: &Tc, device: u32, leaving: bool) -> i32 {
+/// The body of [`Tc::too_big`]: the verdict for a packet that does not fit. `leaving`: it is on its way out.
+#[inline(always)]
+pub(crate) fn conclude<F: Maps>(packet: &Tc, leaving: u32) -> u32 {
+    let (device, leaving) = (packet.device(), leaving != 0);
     let Some(workspace) = workspace::<F>() else {
-        return TC_SHOT;
+        return TC_SHOT as u32;
     };
-    if F::ID.is_some() && workspace.mtu & SPLIT != 0 {
+    let verdict = if F::ID.is_some() && workspace.mtu & SPLIT != 0 {
         split(packet, device, leaving, workspace.mtu & 0xffff)
     } else {
         answer::<F>(packet, workspace, device, leaving)
-    }
+    };
+    verdict as u32
 }
 
 /// The same for a later fragment. If its datagram may not be fragmented further, the first one is answered, which

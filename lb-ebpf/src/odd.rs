@@ -7,17 +7,18 @@ use aya_ebpf::helpers::generated::{
     bpf_xdp_store_bytes,
 };
 use lb_common::{
-    abi::{Action, DeviceKind, Flow, Hook, Outcome, Phase, Tuple},
+    abi::{Action, DeviceKind, Flow, Hook, Outcome, Phase},
     net::{
-        ETHERNET, Fragments, HEADERS, Headers, Look, Seen, Tables, later_tuple, look, translate_error,
-        translate_later,
+        ETHERNET, HEADERS, Headers, Look, Seen, Tables, copy_tuple, known, later_tuple, look,
+        translate_error, translate_later,
     },
 };
 
 use crate::{
     after,
     before::{self, Sending},
-    maps::{Maps, Workspace},
+    global,
+    maps::Maps,
     mtu,
     outcome::{TC_SHOT, conclude},
     packet::{Packet, Tc, Xdp},
@@ -101,19 +102,34 @@ impl Beginning for Xdp {
     }
 }
 
+/// The body of [`Tc::odd`].
+#[inline(always)]
+pub(crate) fn tc<F: Maps>(packet: &Tc, hook: u32, kind: u32, phase: u32) -> u32 {
+    let hook = Hook::from_number(hook).unwrap_or(Hook::UplinkIn);
+    let kind = DeviceKind::from_number(kind as u8);
+    let phase = if phase == Phase::Before as u32 {
+        Phase::Before
+    } else {
+        Phase::After
+    };
+    judge::<F>(packet, hook, kind, phase) as u32
+}
+
 /// A packet at TC that is not plain: a verdict, or [`PORTS`].
-#[inline(never)]
-pub(crate) fn tc<F: Maps>(packet: &Tc, hook: Hook, kind: DeviceKind, phase: Phase) -> i32 {
+#[inline(always)]
+fn judge<F: Maps>(packet: &Tc, hook: Hook, kind: DeviceKind, phase: Phase) -> i32 {
     let Some(workspace) = workspace::<F>() else {
         return TC_SHOT;
     };
-    // One after the other: each needs much of the stack.
-    let seen = look_tc::<F>(packet, workspace, phase);
+    let seen = if copy(packet, &mut workspace.look.headers) {
+        global::look::<F>(phase as u32)
+    } else {
+        Outcome::PassedMalformed as u32
+    };
     let outcome = match seen {
-        Seen::Ports => return PORTS,
-        Seen::Pass(outcome) => outcome,
-        Seen::Later | Seen::Error => {
-            let verdict = follow::<F>(packet, &mut workspace.look, hook, kind, seen == Seen::Later);
+        PLAIN => return PORTS,
+        LATER | ERROR => {
+            let verdict = follow::<F>(packet, &mut workspace.look, hook, kind, seen == LATER);
             if verdict == mtu::TOO_BIG && !matches!(kind, DeviceKind::Pod | DeviceKind::BridgePort) {
                 let leaving = matches!(kind, DeviceKind::Host | DeviceKind::Loopback);
                 return mtu::conclude_later::<F>(packet, packet.device(), leaving);
@@ -121,31 +137,47 @@ pub(crate) fn tc<F: Maps>(packet: &Tc, hook: Hook, kind: DeviceKind, phase: Phas
             if verdict != LEAVE {
                 return verdict;
             }
-            not_found(seen)
+            if seen == LATER {
+                passed(packet.hold::<F>(kind as u32, phase as u32))
+            } else {
+                Outcome::PassedNotOurs
+            }
         }
+        number => passed(number),
     };
+    if outcome as u8 == Outcome::ForwardedHeld as u8 {
+        conclude(packet, hook, outcome, packet.length());
+        return TC_SHOT;
+    }
     match phase {
         Phase::Before => before::leave(packet, hook, outcome),
         Phase::After => after::end(packet, hook, outcome),
     }
 }
 
-#[inline(never)]
-fn look_tc<F: Maps>(packet: &Tc, workspace: &mut Workspace<F::Addr>, phase: Phase) -> Seen {
-    if copy(packet, &mut workspace.look.headers) {
-        look::<F>(&mut workspace.look, phase, &mut workspace.flow.parsed)
+/// The body of [`global::look`]: a number of an outcome, or what stands for one.
+#[inline(always)]
+pub(crate) fn look_at<F: Maps>(phase: u32) -> u32 {
+    let Some(workspace) = workspace::<F>() else {
+        return Outcome::PassedMalformed as u32;
+    };
+    let phase = if phase == Phase::Before as u32 {
+        Phase::Before
     } else {
-        Seen::Pass(Outcome::PassedMalformed)
+        Phase::After
+    };
+    match look::<F>(&mut workspace.look, phase, &mut workspace.flow.parsed) {
+        Seen::Ports => PLAIN,
+        Seen::Later => LATER,
+        Seen::Error => ERROR,
+        Seen::Pass(outcome) => outcome as u32,
     }
 }
 
-/// The outcome of what belongs to no flow.
+/// An outcome from its number.
 #[inline(always)]
-const fn not_found(seen: Seen) -> Outcome {
-    match seen {
-        Seen::Error => Outcome::PassedNotOurs,
-        _ => Outcome::PassedFragment,
-    }
+fn passed(number: u32) -> Outcome {
+    Outcome::from_number(number).unwrap_or(Outcome::PassedMalformed)
 }
 
 /// A later fragment or an ICMP error at TC: translates and sends it, or gives [`LEAVE`].
@@ -173,7 +205,7 @@ fn follow<F: Maps>(packet: &Tc, look: &mut Look<F::Addr>, hook: Hook, kind: Devi
     let length = packet.length();
     let how = Sending {
         action: flow.action(),
-        to: flow.device,
+        to: before::way::<F>(&kernel, flow),
         device,
         kind,
     };
@@ -185,7 +217,9 @@ fn follow<F: Maps>(packet: &Tc, look: &mut Look<F::Addr>, hook: Hook, kind: Devi
             return mtu::TOO_BIG;
         }
     }
-    let (outcome, sum) = change::<F>(look, &flow.to, later);
+    copy_tuple::<F>(&flow.to, &mut look.to);
+    let sum = global::change::<F>(later as u32);
+    let outcome = followed(later);
     let (outcome, verdict) = if !packet.write(&look.headers) {
         (Outcome::DroppedRewrite, TC_SHOT)
     } else {
@@ -209,84 +243,87 @@ fn follow<F: Maps>(packet: &Tc, look: &mut Look<F::Addr>, hook: Hook, kind: Devi
 #[inline(always)]
 fn find<'a, F: Maps>(kernel: &'a Kernel, look: &mut Look<F::Addr>, later: bool) -> Option<&'a Flow<F::Addr>> {
     if later {
-        look.fragment = Fragments::<F>::fragment(kernel, &look.datagram)?;
+        look.fragment = known::<F, Kernel>(kernel, &look.datagram)?;
         later_tuple(&look.datagram, &look.fragment, &mut look.key);
     }
     Tables::<F>::flow(kernel, &look.key)
 }
 
-/// Translates the copy; gives the outcome, and by how much the addresses change a sum over the packet. A function
-/// of its own: it is all arithmetic, and needs much of the stack.
 #[inline(always)]
-fn change<F: Maps>(look: &mut Look<F::Addr>, to: &Tuple<F::Addr>, later: bool) -> (Outcome, u32) {
+const fn followed(later: bool) -> Outcome {
     if later {
-        (Outcome::ForwardedFragment, change_fragment::<F>(look, to))
+        Outcome::ForwardedFragment
     } else {
-        change_error::<F>(look, to);
-        (Outcome::ForwardedError, 0)
+        Outcome::ForwardedError
     }
 }
 
-#[inline(never)]
-fn change_fragment<F: Maps>(look: &mut Look<F::Addr>, to: &Tuple<F::Addr>) -> u32 {
-    translate_later::<F>(&mut look.headers, &look.outer, to, look.fragment.id)
-}
-
-#[inline(never)]
-fn change_error<F: Maps>(look: &mut Look<F::Addr>, to: &Tuple<F::Addr>) {
+/// The body of [`global::change`].
+#[inline(always)]
+pub(crate) fn change_in<F: Maps>(later: u32) -> u32 {
+    let Some(workspace) = workspace::<F>() else {
+        return 0;
+    };
     let Look {
         headers,
         outer,
         inner,
         key,
+        fragment,
+        to,
         ..
-    } = look;
-    translate_error::<F>(headers, outer, inner, key, to);
-}
-
-/// A packet at XDP that is not plain: its outcome; `None`: its ports are in the workspace now, it is to be treated
-/// like any other.
-#[inline(always)]
-pub(crate) fn xdp<F: Maps>(packet: &Xdp) -> Option<Outcome> {
-    let Some(workspace) = workspace::<F>() else {
-        return Some(Outcome::DroppedInconsistent);
-    };
-    match look_xdp::<F>(packet, workspace) {
-        Seen::Ports => None,
-        Seen::Pass(outcome) => Some(outcome),
-        seen => Some(follow_xdp::<F>(packet, &mut workspace.look, seen == Seen::Later)),
+    } = &mut workspace.look;
+    if later != 0 {
+        translate_later::<F>(headers, outer, to, fragment.id)
+    } else {
+        translate_error::<F>(headers, outer, inner, key, to);
+        0
     }
 }
 
-#[inline(never)]
-fn look_xdp<F: Maps>(packet: &Xdp, workspace: &mut Workspace<F::Addr>) -> Seen {
-    if copy(packet, &mut workspace.look.headers) {
-        look::<F>(&mut workspace.look, Phase::Before, &mut workspace.flow.parsed)
-    } else {
-        Seen::Pass(Outcome::PassedMalformed)
+/// Stands for an outcome: the packet's ports are in the workspace now, it is to be treated like any other. No outcome
+/// has this number.
+pub(crate) const PLAIN: u32 = u32::MAX;
+
+/// Stands for an outcome: a later fragment.
+const LATER: u32 = u32::MAX - 1;
+/// Stands for an outcome: an ICMP error.
+const ERROR: u32 = u32::MAX - 2;
+
+/// The body of [`Xdp::odd`]: the outcome of a packet at XDP that is not plain, or [`PLAIN`].
+#[inline(always)]
+pub(crate) fn xdp<F: Maps>(packet: &Xdp) -> u32 {
+    let Some(workspace) = workspace::<F>() else {
+        return Outcome::DroppedInconsistent as u32;
+    };
+    if !copy(packet, &mut workspace.look.headers) {
+        return Outcome::PassedMalformed as u32;
+    }
+    match global::look::<F>(Phase::Before as u32) {
+        seen @ (LATER | ERROR) => follow_xdp::<F>(packet, &mut workspace.look, seen) as u32,
+        seen => seen,
     }
 }
 
 /// A later fragment or an ICMP error at XDP: where another way than up the stack is needed, TC goes it.
-#[inline(never)]
-fn follow_xdp<F: Maps>(packet: &Xdp, look: &mut Look<F::Addr>, later: bool) -> Outcome {
+#[inline(always)]
+fn follow_xdp<F: Maps>(packet: &Xdp, look: &mut Look<F::Addr>, seen: u32) -> Outcome {
     let kernel = Kernel {
         ctx: packet.md.cast(),
         device: packet.device(),
     };
-    let Some(flow) = find::<F>(&kernel, look, later) else {
-        return not_found(if later { Seen::Later } else { Seen::Error });
+    let later = seen == LATER;
+    let flow = match find::<F>(&kernel, look, later) {
+        Some(flow) if flow.action() == Action::Stack => flow,
+        // One whose first is not known waits for it at TC.
+        _ if later => return Outcome::PassedToTcFragment,
+        Some(_) => return Outcome::PassedToTcError,
+        None => return Outcome::PassedNotOurs,
     };
-    if flow.action() != Action::Stack {
-        return if later {
-            Outcome::PassedToTcFragment
-        } else {
-            Outcome::PassedToTcError
-        };
-    }
-    let (outcome, _) = change::<F>(look, &flow.to, later);
+    copy_tuple::<F>(&flow.to, &mut look.to);
+    global::change::<F>(later as u32);
     if packet.write(&look.headers) {
-        outcome
+        followed(later)
     } else {
         Outcome::DroppedRewrite
     }

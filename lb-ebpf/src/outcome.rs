@@ -10,6 +10,8 @@ use crate::{maps, packet::Packet, tables::counts};
 pub(crate) const TC_NEXT: i32 = -1;
 /// TC verdict: the packet ends here.
 pub(crate) const TC_SHOT: i32 = 2;
+/// TC verdict: the packet goes where a redirecting helper was told.
+pub(crate) const TC_REDIRECT: i32 = 7;
 
 /// Counts a packet.
 #[inline(always)]

@@ -75,16 +75,22 @@ impl Tc {
     #[inline(always)]
     pub(crate) fn new(ctx: &TcContext) -> Self {
         let packet = Self { skb: ctx.skb.skb };
-        let wanted = if packet.length() < HEADERS {
-            packet.length()
+        packet.reach();
+        packet
+    }
+
+    /// Makes the headers reachable.
+    #[inline(always)]
+    pub(crate) fn reach(&self) {
+        let wanted = if self.length() < HEADERS {
+            self.length()
         } else {
             HEADERS
         };
-        if packet.start() + wanted as usize > packet.end() {
+        if self.start() + wanted as usize > self.end() {
             // SAFETY: the context is the program's own; a failure leaves the packet as it is, and reads end early.
-            unsafe { bpf_skb_pull_data(packet.skb, wanted) };
+            unsafe { bpf_skb_pull_data(self.skb, wanted) };
         }
-        packet
     }
 
     /// Interface index of the device the program runs on.

@@ -16,16 +16,16 @@ use crate::{
     tables::workspace,
 };
 
-/// Turns the packet, whose headers are in the workspace, into its refusal.
+/// The body of [`Tc::refuse`].
 #[inline(always)]
-pub(crate) fn refuse_tc<F: Maps>(packet: &Tc) -> bool {
-    workspace::<F>().is_some_and(|workspace| write::<F, _>(packet, workspace))
+pub(crate) fn tc<F: Maps>(packet: &Tc) -> u32 {
+    workspace::<F>().is_some_and(|workspace| write::<F, _>(packet, workspace)) as u32
 }
 
-/// As [`refuse_tc`]; `false`: the packet is as it was.
+/// The body of [`Xdp::refuse`].
 #[inline(always)]
-pub(crate) fn refuse_xdp<F: Maps>(packet: &Xdp) -> bool {
-    workspace::<F>().is_some_and(|workspace| write::<F, _>(packet, workspace))
+pub(crate) fn xdp<F: Maps>(packet: &Xdp) -> u32 {
+    workspace::<F>().is_some_and(|workspace| write::<F, _>(packet, workspace)) as u32
 }
 
 /// A packet that can become another one.
@@ -36,26 +36,38 @@ trait Answer: Packet {
     fn replace(&self, frame: &[u8; FRAME], length: usize) -> bool;
 }
 
-/// A function of its own, with everything in the workspace: the answer's words would crowd the stack.
-#[inline(never)]
+#[inline(always)]
 fn write<F: Maps, P: Answer>(packet: &P, workspace: &mut Workspace<F::Addr>) -> bool {
     let Some(link) = packet.load::<[u8; 12]>(0) else {
         return false;
     };
-    let (parsed, refusal) = (&workspace.flow.parsed, &mut workspace.refusal);
-    let length = if parsed.tuple.protocol == Protocol::Tcp as u8 {
-        let Some(segment) = Segment::read::<F, _>(packet, parsed) else {
-            return false;
-        };
-        refusal.reset::<F>(&parsed.tuple, &segment)
-    } else {
-        if !packet.quote(&mut workspace.quote, F::QUOTE) {
-            return false;
+    // One after the other: each needs much of the stack.
+    let length = if workspace.flow.parsed.tuple.protocol == Protocol::Tcp as u8 {
+        match Segment::read::<F, _>(packet, &workspace.flow.parsed) {
+            Some(segment) => reset::<F>(workspace, &segment),
+            None => return false,
         }
-        refusal.unreachable::<F>(&parsed.tuple, &workspace.quote)
+    } else if packet.quote(&mut workspace.quote, F::QUOTE) {
+        unreachable::<F>(workspace)
+    } else {
+        return false;
     };
-    refusal.link::<F>(link);
-    packet.replace(&refusal.frame, length)
+    workspace.refusal.link::<F>(link);
+    packet.replace(&workspace.refusal.frame, length)
+}
+
+#[inline(never)]
+fn reset<F: Maps>(workspace: &mut Workspace<F::Addr>, segment: &Segment) -> usize {
+    let Workspace { flow, refusal, .. } = workspace;
+    refusal.reset::<F>(&flow.parsed.tuple, segment)
+}
+
+#[inline(never)]
+fn unreachable<F: Maps>(workspace: &mut Workspace<F::Addr>) -> usize {
+    let Workspace {
+        flow, refusal, quote, ..
+    } = workspace;
+    refusal.unreachable::<F>(&flow.parsed.tuple, quote)
 }
 
 /// Turns the packet into an answer of `length` bytes that is written but for its link header.

@@ -1,25 +1,33 @@
 //! Writes a translation into a packet.
 //!
-//! TC: headers are written in place first, then the transport's checksum by the kernel's helper, which alone
-//! knows whether the sender has left it to the device; the helper makes all packet pointers invalid.
-//! XDP: checksums are complete, so they are changed in place.
+//! Checksums are changed in place. At TC a sender may have left its checksum to the device, which only the kernel's
+//! helper knows: it is asked where the checksum looks like that, and makes all packet pointers invalid.
 #![allow(unsafe_code)]
 
 use aya_ebpf::{
     bindings::{BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR},
-    helpers::generated::bpf_l4_csum_replace,
+    helpers::generated::{bpf_csum_update, bpf_l4_csum_replace},
 };
 use lb_common::{
     abi::Tuple,
-    net::{Cursor, Differences, Edit, Net, Parsed, Sum, apply, differences, shift_difference},
+    net::{Cursor, Differences, Edit, Net, Parsed, Sum, apply, differences, fold},
 };
 
-use crate::packet::{Packet, Tc, Xdp};
+use crate::{
+    global::crc32c_shift,
+    packet::{Packet, Tc, Xdp},
+};
 
 /// A packet whose transport checksum can follow a translation.
 pub(crate) trait Rewrite: Packet {
-    /// Changes the Internet checksum at `offset` by `by`.
-    fn fix(&self, offset: usize, by: Differences, zero_is_none: bool) -> bool;
+    /// Changes the Internet checksum at `offset` by `by`; `parsed` is what the packet was.
+    fn fix<F: Net>(
+        &self,
+        parsed: &Parsed<F::Addr>,
+        offset: usize,
+        by: Differences,
+        zero_is_none: bool,
+    ) -> bool;
 }
 
 /// Makes `to` the packet's tuple; `false` if the packet could not be written.
@@ -46,7 +54,9 @@ pub(crate) fn translate<F: Net, P: Rewrite>(
         return false;
     }
     match Edit::of(to.protocol) {
-        Edit::Checksum { field, zero_is_none } => packet.fix(transport + field, by, zero_is_none),
+        Edit::Checksum { field, zero_is_none } => {
+            packet.fix::<F>(parsed, transport + field, by, zero_is_none)
+        }
         Edit::Crc32c => fix_crc::<F, P>(packet, parsed, to),
     }
 }
@@ -77,7 +87,7 @@ fn fix_crc<F: Net, P: Packet>(packet: &P, parsed: &Parsed<F::Addr>, to: &Tuple<F
         return false;
     };
     let rest = end.wrapping_sub(parsed.transport).wrapping_sub(4);
-    packet.store(transport + 8, old ^ shift_difference(difference, rest))
+    packet.store(transport + 8, old ^ crc32c_shift(difference, rest))
 }
 
 /// Takes one off the time to live; `false` if that was the last.
@@ -108,7 +118,22 @@ pub(crate) fn age<F: Net, P: Packet>(packet: &P) -> bool {
 
 impl Rewrite for Tc {
     #[inline(always)]
-    fn fix(&self, offset: usize, by: Differences, zero_is_none: bool) -> bool {
+    fn fix<F: Net>(
+        &self,
+        parsed: &Parsed<F::Addr>,
+        offset: usize,
+        by: Differences,
+        zero_is_none: bool,
+    ) -> bool {
+        if !may_be_partial::<F>(self, parsed, offset) {
+            // A device may have summed up the whole packet. IPv4: two checksums follow the addresses, one too many for
+            // that sum. IPv6: it stays the same.
+            if F::CHECKSUM.is_some() {
+                // SAFETY: the context is the program's own; an error says that there is no such sum.
+                unsafe { bpf_csum_update(self.skb, !by.addresses) };
+            }
+            return fix_in_place(self, offset, by, zero_is_none);
+        }
         let flags = if zero_is_none {
             BPF_F_MARK_MANGLED_0 as u64
         } else {
@@ -130,15 +155,46 @@ impl Rewrite for Tc {
 
 impl Rewrite for Xdp {
     #[inline(always)]
-    fn fix(&self, offset: usize, by: Differences, zero_is_none: bool) -> bool {
-        let Some(old) = self.load::<u16>(offset) else {
-            return false;
-        };
-        if zero_is_none && old == 0 {
-            return true;
-        }
-        let sum = Sum::default().plus(by.addresses).plus(by.ports).difference();
-        let new = apply(old, sum);
-        self.store(offset, if zero_is_none && new == 0 { 0xffff } else { new })
+    fn fix<F: Net>(&self, _: &Parsed<F::Addr>, offset: usize, by: Differences, zero_is_none: bool) -> bool {
+        fix_in_place(self, offset, by, zero_is_none)
     }
+}
+
+/// Changes a checksum that covers the whole packet.
+#[inline(always)]
+fn fix_in_place<P: Packet>(packet: &P, offset: usize, by: Differences, zero_is_none: bool) -> bool {
+    let Some(old) = packet.load::<u16>(offset) else {
+        return false;
+    };
+    if zero_is_none && old == 0 {
+        return true;
+    }
+    let sum = Sum::default().plus(by.addresses).plus(by.ports).difference();
+    let new = apply(old, sum);
+    packet.store(offset, if zero_is_none && new == 0 { 0xffff } else { new })
+}
+
+/// Whether the checksum at `offset` may be one that its sender has left to the device: then it is the sum of the pseudo
+/// header and nothing more. (One complete checksum in 65,536 is that, too.) Segments that the device will cut up are
+/// taken for such, since their length may be beyond what the headers can say.
+#[inline(always)]
+fn may_be_partial<F: Net>(packet: &Tc, parsed: &Parsed<F::Addr>, offset: usize) -> bool {
+    // SAFETY: reads a field of the program's own context.
+    if unsafe { (*packet.skb).gso_size } != 0 {
+        return true;
+    }
+    let (Some(end), Some(field)) = (F::end(packet), packet.load::<u16>(offset)) else {
+        return true;
+    };
+    let length = end.wrapping_sub(parsed.transport) as u16;
+    let mut sum = Sum::default()
+        .plus((parsed.tuple.protocol as u16).to_be() as u32)
+        .plus(length.to_be() as u32);
+    for word in F::words(parsed.tuple.source) {
+        sum = sum.plus(word);
+    }
+    for word in F::words(parsed.tuple.destination) {
+        sum = sum.plus(word);
+    }
+    fold(sum.difference()) == field
 }

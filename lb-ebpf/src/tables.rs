@@ -209,7 +209,13 @@ impl<F: Maps> Tables<F> for Kernel {
     #[inline(always)]
     fn create(&self, key: &Tuple<F::Addr>, flow: &Flow<F::Addr>) -> Created {
         if !writes() {
-            return Created::Yes;
+            // The reverse half is the one whose place may be taken.
+            let reverse = flow.flags & Flow::<F::Addr>::REVERSE != 0;
+            return if reverse && F::flows().get_ptr(key).is_some() {
+                Created::Exists
+            } else {
+                Created::Yes
+            };
         }
         match F::flows().insert(key, flow, BPF_NOEXIST as u64) {
             Ok(()) => Created::Yes,
@@ -239,7 +245,7 @@ impl<F: Maps> Tables<F> for Kernel {
         if let Some(slot) = F::embryos().get_ptr(hash & embryo_mask()) {
             // SAFETY: the pointer is valid until the program ends. Two CPUs may tear a key here; a torn key names
             // no flow, or one that is checked to be unconfirmed before it is removed.
-            *key = unsafe { *slot };
+            net::copy_tuple::<F>(unsafe { &*slot }, key);
         }
     }
 
@@ -249,7 +255,7 @@ impl<F: Maps> Tables<F> for Kernel {
             && let Some(slot) = F::embryos().get_ptr_mut(hash & embryo_mask())
         {
             // SAFETY: as in `slot`.
-            unsafe { *slot = *key };
+            net::copy_tuple::<F>(key, unsafe { &mut *slot });
         }
     }
 

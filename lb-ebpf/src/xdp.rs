@@ -3,20 +3,21 @@
 
 use aya_ebpf::{bindings::xdp_action, programs::XdpContext};
 use lb_common::{
-    abi::{Action, DeviceKind, Flow, Hook, Kind, Outcome, V4, V6},
+    abi::{Action, Address, DeviceKind, Flow, Hook, Kind, Outcome, V4, V6},
     net::{
         Arrival, Before, Cursor, ETHERTYPE_IPV4, ETHERTYPE_IPV6, ETHERTYPE_VLAN, Odd, Parsed, Tables, before,
+        copy_parsed,
     },
 };
 
 use crate::{
+    before::{open_in, opened_as},
     fib::{self, NextHop, look_up},
-    fragment, hops,
+    fragment::going,
+    hops,
     maps::Maps,
-    odd,
     outcome::conclude,
     packet::{Packet, Xdp},
-    refuse::refuse_xdp,
     rewrite::{age, translate_xdp},
     send,
     tables::{Kernel, workspace},
@@ -57,7 +58,7 @@ fn refuse_if_so<F: Maps>(packet: &Xdp, verdict: u32, outcome: &mut Outcome) -> u
     if verdict != REFUSE {
         return verdict;
     }
-    if refuse_xdp::<F>(packet) {
+    if packet.refuse::<F>() != 0 {
         xdp_action::XDP_TX
     } else {
         *outcome = Outcome::PassedToTcRefusal;
@@ -83,10 +84,20 @@ fn judge<F: Maps>(packet: &Xdp, outcome: &mut Outcome) -> u32 {
 
 #[inline(always)]
 fn decide<F: Maps>(packet: &Xdp) -> Verdict {
-    let parsed = match F::parse(packet) {
+    let kernel = Kernel {
+        ctx: packet.md.cast(),
+        device: packet.device(),
+    };
+    let Some(destination) = F::destination(packet) else {
+        return pass(Outcome::PassedMalformed);
+    };
+    let Some(address) = Tables::<F>::address(&kernel, &destination) else {
+        return pass(Outcome::PassedNotOurs);
+    };
+    let parsed = match F::parse_rest(packet, Some(destination)) {
         Ok(parsed) => parsed,
         Err(Odd::Pass(outcome)) => return pass(outcome),
-        Err(Odd::Look) => match odd::xdp::<F>(packet) {
+        Err(Odd::Look) => match Outcome::from_number(packet.odd::<F>()) {
             None => match workspace::<F>() {
                 Some(workspace) => workspace.flow.parsed,
                 None => return (Outcome::DroppedInconsistent, xdp_action::XDP_DROP),
@@ -97,15 +108,43 @@ fn decide<F: Maps>(packet: &Xdp) -> Verdict {
             Some(outcome) => return pass(outcome),
         },
     };
-    let verdict = handle::<F>(packet, &parsed);
+    let verdict = handle::<F>(packet, &parsed, address);
     if parsed.first != 0 && verdict.0.kind() as u8 == Kind::Forwarded as u8 {
-        fragment::xdp::<F>(packet);
+        packet.first::<F>(going::ON);
     }
     verdict
 }
 
 #[inline(always)]
-fn handle<F: Maps>(packet: &Xdp, parsed: &Parsed<F::Addr>) -> Verdict {
+fn handle<F: Maps>(packet: &Xdp, parsed: &Parsed<F::Addr>, address: Address) -> Verdict {
+    let device = packet.device();
+    let kernel = Kernel {
+        ctx: packet.md.cast(),
+        device,
+    };
+    let decided = match before::<F, Kernel>(&kernel, parsed) {
+        Some(decided) => decided,
+        None => match workspace::<F>() {
+            Some(workspace) => {
+                copy_parsed::<F>(parsed, &mut workspace.flow.parsed);
+                opened_as(workspace, packet.open::<F>(address.flags))
+            }
+            None => Before::leave(Outcome::DroppedInconsistent),
+        },
+    };
+    let outcome = decided.outcome;
+    match (decided.flow, outcome.kind()) {
+        (Some(flow), _) => forward::<F>(packet, parsed, flow, outcome),
+        (None, Kind::Passed | Kind::Forwarded) => pass(outcome),
+        (None, Kind::Dropped) => (outcome, xdp_action::XDP_DROP),
+        // Flows are opened, and refused, in the workspace: the packet's headers are there.
+        (None, Kind::Rejected) => (outcome, REFUSE),
+    }
+}
+
+/// The body of [`Xdp::open`].
+#[inline(always)]
+pub(crate) fn open<F: Maps>(packet: &Xdp, address: u32) -> u32 {
     let device = packet.device();
     let kernel = Kernel {
         ctx: packet.md.cast(),
@@ -115,16 +154,7 @@ fn handle<F: Maps>(packet: &Xdp, parsed: &Parsed<F::Addr>) -> Verdict {
         device,
         kind: DeviceKind::Uplink,
     };
-    let scratch = || workspace::<F>().map(|workspace| &mut workspace.flow);
-    match before::<F, Kernel>(&kernel, &arrival, parsed, scratch) {
-        Before::Translate(flow, outcome) => forward::<F>(packet, parsed, flow, outcome),
-        Before::Leave(outcome) => match outcome.kind() {
-            Kind::Passed | Kind::Forwarded => pass(outcome),
-            Kind::Dropped => (outcome, xdp_action::XDP_DROP),
-            // Flows are opened, and refused, in the workspace: the packet's headers are there.
-            Kind::Rejected => (outcome, REFUSE),
-        },
-    }
+    open_in::<F>(&kernel, &arrival, Address { flags: address }) as u32
 }
 
 #[inline(always)]
@@ -135,52 +165,53 @@ fn forward<F: Maps>(
     outcome: Outcome,
 ) -> Verdict {
     match flow.action() {
-        Action::Neighbour => {
-            let mut verdict = xdp_action::XDP_PASS;
-            let outcome = relay::<F>(packet, parsed, flow, outcome, &mut verdict);
-            (outcome, verdict)
-        }
+        Action::Neighbour => relay::<F>(packet, parsed, flow, outcome),
         Action::Receive if flow.device != packet.device() => pass(Outcome::PassedToTcHost),
+        Action::Stack | Action::Receive if is_awaited::<F>(packet, parsed) => {
+            pass(Outcome::PassedToTcFragment)
+        }
         Action::Stack | Action::Receive if translate_xdp::<F>(packet, parsed, &flow.to) => pass(outcome),
         Action::Stack | Action::Receive => (Outcome::DroppedRewrite, xdp_action::XDP_DROP),
     }
 }
 
+/// Whether other fragments wait at TC for this one. It is remembered before that is asked: see [`crate::held`].
+#[inline(always)]
+fn is_awaited<F: Maps>(packet: &Xdp, parsed: &Parsed<F::Addr>) -> bool {
+    parsed.first != 0 && packet.first::<F>(going::NOT) != 0
+}
+
 /// Translates a packet and sends it to the next hop. Before anything is written it must be sure that XDP can send
 /// it: with this node's own source address it would be a martian to the stack.
-#[inline(never)]
-fn relay<F: Maps>(
-    packet: &Xdp,
-    parsed: &Parsed<F::Addr>,
-    flow: &Flow<F::Addr>,
-    outcome: Outcome,
-    verdict: &mut u32,
-) -> Outcome {
-    *verdict = xdp_action::XDP_DROP;
+#[inline(always)]
+fn relay<F: Maps>(packet: &Xdp, parsed: &Parsed<F::Addr>, flow: &Flow<F::Addr>, outcome: Outcome) -> Verdict {
     if packet.load::<u8>(F::TTL).is_none_or(|ttl| ttl <= 1) {
-        return Outcome::DroppedExpired;
+        return (Outcome::DroppedExpired, xdp_action::XDP_DROP);
     }
     let mut hop = NextHop::default();
     let way = way::<F>(packet, flow, &mut hop);
     if way != Outcome::ForwardedFlow {
-        *verdict = xdp_action::XDP_PASS;
-        return way;
+        return pass(way);
+    }
+    if is_awaited::<F>(packet, parsed) {
+        return pass(Outcome::PassedToTcFragment);
     }
     if !age::<F, _>(packet) || !translate_xdp::<F>(packet, parsed, &flow.to) {
-        return Outcome::DroppedRewrite;
+        return (Outcome::DroppedRewrite, xdp_action::XDP_DROP);
     }
     packet.store(0, hop.destination);
     packet.store(6, hop.source);
-    *verdict = if hop.device == packet.device() {
+    let verdict = if hop.device == packet.device() {
         xdp_action::XDP_TX
     } else {
         send::redirect(hop.device)
     };
-    outcome
+    (outcome, verdict)
 }
 
 /// Finds the way of a packet of `flow`: `ForwardedFlow` if XDP can send it, else why not.
-#[inline(always)]
+/// Beside the translation and not around it: each needs much of the stack.
+#[inline(never)]
 fn way<F: Maps>(packet: &Xdp, flow: &Flow<F::Addr>, hop: &mut NextHop) -> Outcome {
     let kernel = Kernel {
         ctx: packet.md.cast(),

@@ -151,6 +151,8 @@ pub(crate) fn ebpf_cargo(workspace: &Workspace, toolchain: &EbpfToolchain, progr
     if let Ok(path) = std::env::join_paths(folders) {
         command.env("PATH", path);
     }
+    // Increments are many small units: less is inlined, and the programs no longer fit the kernel's stack.
+    command.env("CARGO_INCREMENTAL", "0");
     command.env("CARGO_TARGET_DIR", workspace.ebpf_target());
     command
 }

@@ -25,6 +25,16 @@ macro_rules! numbered {
             /// How many there are.
             pub const COUNT: u32 = Self::ALL.len() as u32;
 
+            /// From its number; `None` if there is none of it.
+            #[inline(always)]
+            #[must_use]
+            pub const fn from_number(number: u32) -> Option<Self> {
+                match number {
+                    $(n if n == Self::$variant as u32 => Some(Self::$variant),)+
+                    _ => None,
+                }
+            }
+
             /// The name that operators see.
             #[must_use]
             pub const fn name(self) -> &'static str {
@@ -102,7 +112,7 @@ numbered! {
         PassedToTcRefusal = "passed-to-tc-refusal";
         /// Passed: IPv6 extension headers that are not understood, or more of them than are followed.
         PassedExtension = "passed-extension";
-        /// Passed: left by XDP to the TC program of the same device: a later fragment that goes to another node.
+        /// Passed: left by XDP to the TC program of the same device: a later fragment whose first one is not known or that goes to another node, or a first one that others wait for.
         PassedToTcFragment = "passed-to-tc-fragment";
         /// Passed: left by XDP to the TC program of the same device: an ICMP error that goes to another node.
         PassedToTcError = "passed-to-tc-error";
@@ -118,6 +128,8 @@ numbered! {
         ForwardedMidstream = "forwarded-midstream";
         /// Forwarded: a later fragment of a flow's datagram.
         ForwardedFragment = "forwarded-fragment";
+        /// Forwarded: a later fragment that came before the first one of its datagram; kept, and seen again when that one comes.
+        ForwardedHeld = "forwarded-held";
         /// Forwarded: an ICMP error about a known flow.
         ForwardedError = "forwarded-error";
         /// Forwarded: larger than the link it goes to; made into fragments, which are seen again.
@@ -158,7 +170,7 @@ numbered! {
 }
 
 numbered! {
-    /// What happened to the flow tables, beside what became of packets.
+    /// What happened to the tables, beside what became of packets.
     Event {
         /// An unanswered flow made way for a newer one: its places were taken.
         FlowDisplaced = "flow-displaced";
@@ -166,6 +178,8 @@ numbered! {
         FlowRepaired = "flow-repaired";
         /// The backend of a client was not noted: the table of affinity could not be written.
         AffinityFailed = "affinity-failed";
+        /// A fragment that was kept for the first one of its datagram was given up: that one did not come in time, or too many are kept.
+        FragmentLost = "fragment-lost";
         /// An entry was not made: the table is full (E2BIG).
         CreateFull = "create-full";
         /// An entry was not made: the kernel has no memory for it (ENOMEM).
@@ -188,6 +202,7 @@ impl Event {
 
 impl Outcome {
     /// The kind of outcome, by which counters add up.
+    #[inline(always)]
     #[must_use]
     pub const fn kind(self) -> Kind {
         use Outcome as O;
@@ -213,6 +228,7 @@ impl Outcome {
             | O::ForwardedNew
             | O::ForwardedMidstream
             | O::ForwardedFragment
+            | O::ForwardedHeld
             | O::ForwardedError
             | O::ForwardedSplit => Kind::Forwarded,
             O::RejectedNoEndpoints | O::RejectedNoFrontend | O::RejectedUnknownFlow | O::RejectedTooBig => {

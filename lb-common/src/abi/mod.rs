@@ -20,14 +20,14 @@ pub use affinity::{Affinity, AffinityKey};
 pub use backend::Backend;
 pub use counter::{COUNTERS, Counter, Event, Hook, Kind, Outcome};
 pub use flow::{Action, Flow, Phase, State, Tuple};
-pub use fragment::{Fragment, FragmentKey};
+pub use fragment::{Fragment, FragmentKey, Held, Waiting};
 pub use frontend::{Address, Frontend, FrontendKey, FrontendKind};
 pub use node::{Device, DeviceKind, Node, Source, SourceClass, XDP_OUT};
 pub use range::{Range, RangeKey};
 pub use set::{ROWS_PER_ELEMENT, Rows, Service, Set};
 
 /// Version of the map layout. Part of the pin directory's name.
-pub const LAYOUT_VERSION: u32 = 5;
+pub const LAYOUT_VERSION: u32 = 6;
 
 /// Map names, at most 15 characters (the kernel's limit). A map that exists once per family has a name
 /// for each: `[IPv4, IPv6]`.
@@ -62,6 +62,10 @@ pub mod names {
     pub const FRAGMENTS: [&str; 2] = ["fragments4", "fragments6"];
     /// The identification that the last datagram in fragments was given: one `u32`.
     pub const FRAGMENT_ID: &str = "fragment_id";
+    /// Slot to a [`super::Held`] fragment, which came before the first one of its datagram.
+    pub const HELD: &str = "held";
+    /// Whose fragments these are: one [`super::Waiting`].
+    pub const WAITING: &str = "waiting";
     /// Hook and outcome, or event, to [`super::Counter`], per CPU.
     pub const COUNTERS: &str = "counters";
 }
@@ -95,4 +99,7 @@ pub mod capacity {
     pub const EMBRYOS: u32 = 65_536;
     /// Datagrams in fragments that are remembered, per family.
     pub const FRAGMENTS: u32 = 8192;
+    /// Fragments that wait for the first one of their datagram, of both families: a power of two. (The programs' own
+    /// number: the agent cannot change it.) A datagram of 64 KiB has 45.
+    pub const HELD: u32 = 256;
 }

@@ -25,7 +25,7 @@ macro_rules! pod {
 
 use super::{
     Addr4, Addr6, Address, Affinity, AffinityKey, Backend, Counter, Device, Flow, Fragment, FragmentKey,
-    Frontend, FrontendKey, Node, Range, RangeKey, Rows, Service, Set, Source, Tuple,
+    Frontend, FrontendKey, Held, Node, Range, RangeKey, Rows, Service, Set, Source, Tuple, Waiting,
 };
 
 pod! {
@@ -37,7 +37,9 @@ pod! {
     Flow<Addr6>, 60, [Tuple<Addr6>, u32, u32, u32, u32, u8, u8, u16];
     FragmentKey<Addr4>, 16, [Addr4, Addr4, u32, u8, u8, u16];
     FragmentKey<Addr6>, 40, [Addr6, Addr6, u32, u8, u8, u16];
-    Fragment, 8, [u16, u16, u32];
+    Fragment, 12, [u16, u16, u32, u32];
+    Held, 9216, [u32, u32, u32, u32, [u8; 9200]];
+    Waiting, 1032, [u32, u32, [u32; 256]];
     FrontendKey<Addr4>, 8, [Addr4, u16, u8, u8];
     FrontendKey<Addr6>, 20, [Addr6, u16, u8, u8];
     Frontend, 8, [u32, u8, [u8; 3]];

@@ -37,7 +37,10 @@ pub(super) fn recall<F: Net, T: Tables<F>>(tables: &T, scratch: &mut Scratch<F::
     if record.is_over(tick) {
         return;
     }
-    scratch.affinity = *record;
+    scratch.affinity.backend = F::copied(&record.backend);
+    scratch.affinity.port = record.port;
+    scratch.affinity.seen = record.seen;
+    scratch.affinity.timeout = record.timeout;
     let scope = if scratch.scope == Scope::Local as u16 {
         Scope::Local
     } else {
@@ -95,20 +98,23 @@ fn search<F: Net, T: Tables<F>>(
     mut high: u32,
     wanted: &Affinity<F::Addr>,
 ) -> u32 {
-    let mut step = 0;
-    while step < STEPS && low < high {
+    let mut found = NONE;
+    tables.search(STEPS, |_| {
+        if low >= high {
+            return true;
+        }
         let middle = low + (high - low) / 2;
         let Some(backend) = tables.backend(first.wrapping_add(middle)) else {
-            return NONE;
+            return true;
         };
         match compare::<F>((backend.address, backend.port), (wanted.backend, wanted.port)) {
             Ordering::Less => low = middle + 1,
             Ordering::Greater => high = middle,
-            Ordering::Equal => return middle,
+            Ordering::Equal => found = middle,
         }
-        step += 1;
-    }
-    NONE
+        found != NONE
+    });
+    found
 }
 
 /// The order of backends within a part of a set: by address, then port. Word by word, since comparing bytes in a

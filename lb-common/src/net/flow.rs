@@ -23,7 +23,7 @@ use super::{
 };
 
 /// Ticks between two looks at the other half of a flow that packets pass in one direction.
-const TWIN_TICKS: u32 = 16;
+pub const TWIN_TICKS: u32 = 16;
 
 /// Where a packet of [`before`] is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -86,55 +86,65 @@ pub struct Scratch<A> {
     pub range: RangeKey<A>,
 }
 
-/// What [`before`] comes to.
+/// What becomes of a packet in front of the routing decision. (A pointer that may be null, rather than variants: the
+/// verifier follows it also through the stack, where it forgets which variant was written.)
 #[derive(Clone, Copy, Debug)]
-pub enum Before<'a, A> {
-    /// Translate by this entry.
-    Translate(&'a Flow<A>, Outcome),
-    /// Do not translate.
-    Leave(Outcome),
+pub struct Before<'a, A> {
+    /// The entry to translate by; `None`: do not translate.
+    pub flow: Option<&'a Flow<A>>,
+    /// What it counts as.
+    pub outcome: Outcome,
+}
+
+impl<A> Before<'_, A> {
+    /// Not to be translated.
+    #[inline(always)]
+    #[must_use]
+    pub const fn leave(outcome: Outcome) -> Self {
+        Self { flow: None, outcome }
+    }
 }
 
 /// What [`after`] comes to: the entry to translate by, if there is one.
 pub type After<'a, A> = Option<&'a Flow<A>>;
 
-/// A packet in front of the routing decision. `scratch` lends the room to open a flow in, if that is needed.
+/// A packet in front of the routing decision, to one of our addresses: flows have no other destinations there, so this
+/// is asked first, and most packets of a node are asked nothing else. `None`: it is of no flow; [`open`] one, and see
+/// what it has [come to](opened).
 #[inline(always)]
 pub fn before<'a, F: Net, T: Tables<F>>(
     tables: &'a T,
-    arrival: &Arrival,
     parsed: &Parsed<F::Addr>,
-    scratch: impl FnOnce() -> Option<&'a mut Scratch<F::Addr>>,
-) -> Before<'a, F::Addr> {
-    let Some(address) = tables.address(&parsed.tuple.destination) else {
-        return Before::Leave(Outcome::PassedNotOurs);
-    };
-    if let Some(entry) = tables.entry(&parsed.tuple) {
-        if belongs(entry.flow(), parsed.flags) {
-            follow(tables, &parsed.tuple, entry, parsed.flags);
-            return Before::Translate(entry.flow(), Outcome::ForwardedFlow);
-        }
-        if entry.flow().flags & Flow::<F::Addr>::REVERSE != 0 {
-            return Before::Leave(Outcome::PassedNotOurs);
-        }
-        forget(tables, &parsed.tuple, entry.flow());
+) -> Option<Before<'a, F::Addr>> {
+    let entry = tables.entry(&parsed.tuple)?;
+    if belongs(entry.flow(), parsed.flags) {
+        follow(tables, &parsed.tuple, entry, parsed.flags);
+        return Some(Before {
+            flow: Some(entry.flow()),
+            outcome: Outcome::ForwardedFlow,
+        });
     }
-    let Some(scratch) = scratch() else {
-        return Before::Leave(Outcome::DroppedInconsistent);
-    };
-    scratch.parsed = *parsed;
-    let outcome = open(tables, arrival, scratch, address);
-    if outcome.kind() == Kind::Forwarded {
-        Before::Translate(&scratch.flow, outcome)
-    } else {
-        Before::Leave(outcome)
+    if entry.flow().flags & Flow::<F::Addr>::REVERSE != 0 {
+        return Some(Before::leave(Outcome::PassedNotOurs));
+    }
+    forget(tables, &parsed.tuple, entry.flow());
+    None
+}
+
+/// What a packet comes to that [`open`] has opened a flow for in `scratch`, or has not.
+#[inline(always)]
+#[must_use]
+pub fn opened<A>(scratch: &Scratch<A>, outcome: Outcome) -> Before<'_, A> {
+    Before {
+        flow: (outcome.kind() == Kind::Forwarded).then_some(&scratch.flow),
+        outcome,
     }
 }
 
-/// Opens the flow that the packet `scratch.parsed` begins, if it begins one: then `scratch.flow` is its forward
-/// half. Its steps come one after the other rather than one inside the other: their frames share one small stack.
-#[inline(never)]
-fn open<F: Net, T: Tables<F>>(
+/// Opens the flow that the packet `scratch.parsed`, to one of our addresses, begins, if it begins one: then
+/// `scratch.flow` is its forward half. Its steps come one after the other rather than one inside the other: their frames share one small stack.
+#[inline(always)]
+pub fn open<F: Net, T: Tables<F>>(
     tables: &T,
     arrival: &Arrival,
     scratch: &mut Scratch<F::Addr>,
@@ -175,7 +185,7 @@ fn open<F: Net, T: Tables<F>>(
             turned
         };
         if installed == Outcome::ForwardedNew {
-            displace(tables, scratch, !scratch.hash); // never the first one's slot
+            make_room(tables, scratch, !scratch.hash); // never the first one's slot
         }
         turn_back(scratch);
         if installed != Outcome::ForwardedNew {
@@ -183,11 +193,18 @@ fn open<F: Net, T: Tables<F>>(
             return installed;
         }
     }
-    displace(tables, scratch, scratch.hash);
+    make_room(tables, scratch, scratch.hash);
     if scratch.midstream != 0 {
         Outcome::ForwardedMidstream
     } else {
         Outcome::ForwardedNew
+    }
+}
+
+#[inline(always)]
+fn make_room<F: Net, T: Tables<F>>(tables: &T, scratch: &mut Scratch<F::Addr>, hash: u32) {
+    if displace(tables, scratch, hash) {
+        tables.count(Event::FlowDisplaced);
     }
 }
 

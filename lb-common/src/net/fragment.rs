@@ -12,17 +12,29 @@ use crate::abi::{Flow, Fragment, FragmentKey, Phase, Protocol, Tuple};
 
 use super::{
     Cursor, Headers, Layers, Net, Sum, Tables, apply,
+    held::is_younger,
     icmp::{Changed, change_addresses},
 };
 
 /// What is remembered of datagrams in fragments.
 pub trait Fragments<F: Net>: Tables<F> {
-    /// What the first fragment of a datagram said, if it was seen.
+    /// What the first fragment of a datagram said, if it was ever seen: see [`known`].
     fn fragment(&self, key: &FragmentKey<F::Addr>) -> Option<Fragment>;
     /// Notes what a first fragment says.
     fn remember(&self, key: &FragmentKey<F::Addr>, fragment: &Fragment);
     /// An identification that this node has not given to a datagram for a while.
     fn next_id(&self) -> u16;
+}
+
+/// Ticks for which a first fragment is remembered: as long as receivers wait for the rest (30 s in Linux). Later another
+/// datagram may have its identification.
+const REMEMBERED: u32 = 30;
+
+/// What the first fragment of a datagram said, if it was seen a while ago at most.
+#[inline(always)]
+pub fn known<F: Net, T: Fragments<F>>(tables: &T, key: &FragmentKey<F::Addr>) -> Option<Fragment> {
+    let fragment = tables.fragment(key)?;
+    is_younger(fragment.seen, tables.tick(), REMEMBERED).then_some(fragment)
 }
 
 /// Fills in the key of the datagram that a fragment belongs to.
@@ -57,11 +69,12 @@ pub fn remember<F: Net, T: Fragments<F>>(
         source_port: tuple.source_port,
         destination_port: tuple.destination_port,
         id: key.id,
+        seen: tables.tick(),
     };
     let mut new = None;
     if F::ID.is_some() && flow.is_some_and(|flow| flow.to.source != tuple.source) {
         // Seen again (cut up further, or sent twice): its other fragments may be on their way already.
-        let id = match tables.fragment(key) {
+        let id = match known(tables, key) {
             Some(known) if known.is_of(tuple) => known.id as u16,
             _ => tables.next_id(),
         };

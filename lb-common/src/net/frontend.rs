@@ -1,6 +1,6 @@
 //! Whom a packet is addressed to, and whether its sender may use that address.
 
-use crate::abi::{Address, DeviceKind, FrontendKey, FrontendKind, Outcome, Protocol, RangeKey, Set};
+use crate::abi::{Address, DeviceKind, FrontendKey, FrontendKind, Kind, Outcome, Protocol, RangeKey, Set};
 
 use super::{
     Client, Net, Scratch, Tables,
@@ -61,6 +61,20 @@ pub(super) fn unserved<F: Net, T: Tables<F>>(
     }
 }
 
+/// What becomes of a packet on `lb0` that was `decided` so, with these TCP flags: it is routed there with the whole range
+/// of the Services' addresses, and has nowhere else to go.
+#[inline(always)]
+#[must_use]
+pub const fn at_lb0(decided: Outcome, flags: u8) -> Outcome {
+    match decided.kind() {
+        // A RST is never answered (RFC 9293, section 3.10.7.1).
+        Kind::Passed if flags & RST != 0 => Outcome::DroppedUnknownFlow,
+        Kind::Passed if matches!(decided, Outcome::PassedNotOurs) => Outcome::DroppedNoService,
+        Kind::Passed => Outcome::RejectedNoFrontend,
+        _ => decided,
+    }
+}
+
 /// Whether a packet that opens no connection belongs to one of this node's own, whose port is a frontend too. (That
 /// is not so only by accident: an externalIP can be an address of this node, with any port.) The first segment of a
 /// TCP connection never does.
@@ -110,4 +124,28 @@ fn is_in_ranges<F: Net, T: Tables<F>>(tables: &T, scratch: &mut Scratch<F::Addr>
 #[must_use]
 pub const fn range_bits<F: Net>() -> u32 {
     RangeKey::<F::Addr>::TABLE_BITS + 8 * F::ADDR_LEN as u32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_passes_lb0() {
+        for (decided, flags, expected) in [
+            (Outcome::PassedNoFrontend, SYN, Outcome::RejectedNoFrontend),
+            (Outcome::PassedNotOurs, SYN, Outcome::DroppedNoService),
+            (Outcome::PassedNoFrontend, RST, Outcome::DroppedUnknownFlow),
+            (Outcome::PassedNotOurs, RST | ACK, Outcome::DroppedUnknownFlow),
+            (Outcome::ForwardedNew, SYN, Outcome::ForwardedNew),
+            (Outcome::RejectedNoEndpoints, 0, Outcome::RejectedNoEndpoints),
+            (
+                Outcome::DroppedNoLocalEndpoints,
+                SYN,
+                Outcome::DroppedNoLocalEndpoints,
+            ),
+        ] {
+            assert_eq!(at_lb0(decided, flags), expected, "{decided:?} {flags:#x}");
+        }
+    }
 }

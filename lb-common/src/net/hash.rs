@@ -1,6 +1,6 @@
 //! The flow hash: which row of a table a new flow reads, the same on every node of a cluster.
 
-use crate::abi::Tuple;
+use crate::abi::{FragmentKey, Tuple, Waiting};
 
 use super::Net;
 
@@ -33,6 +33,24 @@ pub(super) fn client_hash<F: Net>(client: F::Addr, seed: u32) -> u32 {
         hash = mix(hash, word);
     }
     finish(hash)
+}
+
+/// Hash of a datagram that comes in fragments: no number that means something else in [`Waiting`].
+#[inline(always)]
+#[must_use]
+pub fn datagram_hash<F: Net>(key: &FragmentKey<F::Addr>, seed: u32) -> u32 {
+    let mut hash = seed;
+    for word in F::words(key.source) {
+        hash = mix(hash, word);
+    }
+    for word in F::words(key.destination) {
+        hash = mix(hash, word);
+    }
+    hash = mix(hash, key.id);
+    match finish(mix(hash, (key.phase as u32) << 8 | key.protocol as u32)) {
+        Waiting::FREE | Waiting::BUSY => Waiting::BUSY + 1,
+        hash => hash,
+    }
 }
 
 #[inline(always)]

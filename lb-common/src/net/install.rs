@@ -1,9 +1,9 @@
 //! Inserting a flow: who owns a tuple, which source port is free, and which unconfirmed flow makes room.
 
-use crate::abi::{Event, Flow, Node, Outcome, Protocol, State};
+use crate::abi::{Flow, Node, Outcome, Protocol, SourceClass, State};
 
 use super::{
-    Created, Net, Tables,
+    Created, Net, Tables, copy_flow,
     flow::{Scratch, forget, mirror, reverse, sweep},
     hash::finish,
 };
@@ -32,15 +32,25 @@ const SLOT_WAYS: u32 = 4;
 /// displaces the other.
 const SLOT_SPREAD: u32 = 0x9e37_79b8;
 
+/// Ports for a flow that keeps its source address and cannot keep its port: below what hosts give to their own
+/// connections, and below NodePorts. Not the node's range for SNAT: the stack may masquerade such a flow, and keeps its
+/// port if it can. That port under this node's address would be one of ours.
+pub const KEPT_ADDRESS_PORTS: [u16; 2] = [16_384, 29_999];
+
 /// The `n`-th source port to try: anywhere in the range. Flows that went the same steps would fill whole stretches of
 /// it, in which all tries of a flow end, long before the range is full; and any fixed step is bad for some size of it.
 #[inline(always)]
-fn port(node: &Node, hash: u32, n: u32) -> u16 {
-    let span = (node.snat_last.wrapping_sub(node.snat_first) as u32).wrapping_add(1) & 0xffff;
+fn port<A>(node: &Node, scratch: &Scratch<A>, n: u32) -> u16 {
+    let of_this_node = scratch.new_port != 0 || scratch.source_class == SourceClass::Node as u16;
+    let [first, last] = if of_this_node {
+        [node.snat_first, node.snat_last]
+    } else {
+        KEPT_ADDRESS_PORTS
+    };
+    let span = (last.wrapping_sub(first) as u32).wrapping_add(1) & 0xffff;
     let span = if span == 0 { 1 } else { span };
-    let place = finish(hash.wrapping_add(n.wrapping_mul(PORT_SPREAD)));
-    node.snat_first
-        .wrapping_add(((place as u64 * span as u64) >> 32) as u16)
+    let place = finish(scratch.hash.wrapping_add(n.wrapping_mul(PORT_SPREAD)));
+    first.wrapping_add(((place as u64 * span as u64) >> 32) as u16)
 }
 
 /// Inserts both halves of `scratch.flow` under `scratch.key`. Unless the source port must be a new one, it is
@@ -52,7 +62,7 @@ pub(super) fn install<F: Net, T: Tables<F>>(tables: &T, scratch: &mut Scratch<F:
     };
     let wanted = scratch.key.source_port;
     if scratch.new_port != 0 && (wanted < node.snat_first || wanted > node.snat_last) {
-        scratch.flow.to.source_port = port(node, scratch.hash, 0);
+        scratch.flow.to.source_port = port(node, scratch, 0);
     }
     set_twin(scratch);
     let mut created = Created::Exists;
@@ -76,7 +86,7 @@ pub(super) fn install<F: Net, T: Tables<F>>(tables: &T, scratch: &mut Scratch<F:
             Some(first) => {
                 if first.to != scratch.flow.to {
                     tables.remove(&scratch.twin_key);
-                    scratch.flow = *first;
+                    copy_flow::<F>(first, &mut scratch.flow);
                 }
                 Outcome::ForwardedNew
             }
@@ -90,11 +100,16 @@ pub(super) fn install<F: Net, T: Tables<F>>(tables: &T, scratch: &mut Scratch<F:
 #[inline(always)]
 fn attempt<F: Net, T: Tables<F>>(tables: &T, node: &Node, scratch: &mut Scratch<F::Addr>, n: u32) -> Created {
     if n != 0 {
-        scratch.flow.to.source_port = port(node, scratch.hash, n);
+        scratch.flow.to.source_port = port(node, scratch, n);
         scratch.twin_key.destination_port = scratch.flow.to.source_port;
     }
     if symmetric(scratch) {
         return Created::Exists;
+    }
+    // Mostly nobody has it: asked by trying.
+    match tables.create(&scratch.twin_key, &scratch.twin) {
+        Created::Exists => {}
+        done => return done,
     }
     match claim(tables, scratch, n) {
         Claim::Same => Created::Yes,
@@ -184,20 +199,23 @@ fn is_over<A>(protocol: u8, flow: &Flow<A>, tick: u32, n: u32) -> bool {
 
 /// Takes a slot among the flows that nobody has confirmed yet: one that is free, of a few that its hash may
 /// have. If none is, the flow in the first one is forgotten. So a flood of first packets displaces first packets,
-/// never an established flow, and without a flood hardly anything is displaced.
+/// never an established flow, and without a flood hardly anything is displaced. Says whether something was.
 #[inline(never)]
-pub(super) fn displace<F: Net, T: Tables<F>>(tables: &T, scratch: &mut Scratch<F::Addr>, hash: u32) {
+#[must_use]
+pub(super) fn displace<F: Net, T: Tables<F>>(tables: &T, scratch: &mut Scratch<F::Addr>, hash: u32) -> bool {
     let mut way = 0;
     while way < SLOT_WAYS {
         let place = hash.wrapping_add(way.wrapping_mul(SLOT_SPREAD));
         tables.slot(place, &mut scratch.twin_key);
         if scratch.twin_key == scratch.key {
-            return;
+            return false;
         }
-        let taken = tables.flow(&scratch.twin_key).is_some_and(is_embryonic);
-        if !taken {
+        // Nobody's yet (a flow has a protocol), or that of a flow that is gone or confirmed.
+        let free =
+            scratch.twin_key.protocol == 0 || !tables.flow(&scratch.twin_key).is_some_and(is_embryonic);
+        if free {
             tables.take_slot(place, &scratch.key);
-            return;
+            return false;
         }
         way += 1;
     }
@@ -206,9 +224,10 @@ pub(super) fn displace<F: Net, T: Tables<F>>(tables: &T, scratch: &mut Scratch<F
     if let Some(old) = tables.flow(&scratch.twin_key)
         && is_embryonic(old)
     {
-        tables.count(Event::FlowDisplaced);
         forget(tables, &scratch.twin_key, old);
+        return true;
     }
+    false
 }
 
 #[inline(always)]

@@ -5,6 +5,8 @@
 //! headers that a translation would break: authentication (RFC 4302) and routing that is not at its end, whose
 //! transport is summed with an address other than the one we see (RFC 8200, section 8.1).
 
+use core::hint::black_box;
+
 use bytemuck::AnyBitPattern;
 
 use crate::abi::{Addr4, Addr6, Family, Outcome, V4, V6};
@@ -225,40 +227,43 @@ impl Read for V6 {
 
     #[inline(always)]
     fn layers(headers: &Headers, network: u32, layers: &mut Layers<Addr6>) -> Result<(), Outcome> {
-        let words = headers
-            .load::<[u32; 10]>(network as usize)
+        let [first, second] = headers
+            .load::<[u32; 2]>(network as usize)
             .ok_or(Outcome::PassedMalformed)?;
-        let [version, ..] = words[0].to_ne_bytes();
-        let [l0, l1, next, _] = words[1].to_ne_bytes();
+        let [version, ..] = first.to_ne_bytes();
+        let [l0, l1, next, _] = second.to_ne_bytes();
         if version >> 4 != 6 {
             return Err(Outcome::PassedMalformed);
         }
-        layers.source = address6([words[2], words[3], words[4], words[5]]);
-        layers.destination = address6([words[6], words[7], words[8], words[9]]);
+        // One after the other: all of them together would take up much of the stack.
+        let address = |offset| {
+            let words = headers.load::<[u32; 4]>(network as usize + offset);
+            words.map(address6).ok_or(Outcome::PassedMalformed)
+        };
+        layers.source = address(Self::ADDRESSES_IN_HEADER)?;
+        layers.destination = address(Self::ADDRESSES_IN_HEADER + 16)?;
+        layers.transport = network + 40;
+        layers.protocol = next;
         layers.network = network;
         layers.end = network + 40 + u16::from_be_bytes([l0, l1]) as u32;
         layers.id = 0;
         layers.offset = 0;
         layers.more = 0;
-        extensions(headers, network + 40, next, layers)
+        extensions(headers, layers)
     }
 }
 
-/// Walks over the extension headers that begin at `at` with one of number `next`. A function of its own: what it
-/// finds is read from memory afterwards, and so the verifier does not follow every way through it any further.
+/// Walks over the extension headers that begin at `layers.transport` with one of number `layers.protocol`. What a round
+/// finds is left in memory, not in registers: so the verifier does not follow every way through the round any further.
 #[inline(never)]
-fn extensions(
-    headers: &Headers,
-    mut at: u32,
-    mut next: u8,
-    layers: &mut Layers<Addr6>,
-) -> Result<(), Outcome> {
+fn extensions(headers: &Headers, layers: &mut Layers<Addr6>) -> Result<(), Outcome> {
     let mut seen = 0;
     loop {
-        let kind = extension(next);
+        let layers = black_box(&mut *layers);
+        let (kind, at) = (extension(layers.protocol), layers.transport);
         // Behind a fragment's header that is not the first there are no headers.
         if kind == Extension::None || layers.offset != 0 {
-            break;
+            return Ok(());
         }
         if kind == Extension::Unknown || seen == EXTENSIONS || at > HEADERS as u32 {
             return Err(Outcome::PassedExtension);
@@ -267,23 +272,20 @@ fn extensions(
             .load::<[u32; 2]>(at as usize)
             .ok_or(Outcome::PassedMalformed)?;
         let [following, length, b2, b3] = h0.to_ne_bytes();
-        next = following;
+        layers.protocol = following;
         if kind == Extension::Fragment {
             let place = u16::from_be_bytes([b2, b3]);
             layers.offset = place & 0xfff8;
             layers.more = (place & 1) as u8;
             layers.id = u32::from_be(h1);
-            at += 8;
+            layers.transport = at + 8;
         } else {
             // The fourth byte of a routing header: how many stops are left.
             if kind == Extension::Routing && b3 != 0 {
                 return Err(Outcome::PassedExtension);
             }
-            at += (length as u32 + 1) * 8;
+            layers.transport = at + (length as u32 + 1) * 8;
         }
         seen += 1;
     }
-    layers.transport = at;
-    layers.protocol = next;
-    Ok(())
 }

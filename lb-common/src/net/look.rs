@@ -25,6 +25,8 @@ pub struct Look<A> {
     pub key: Tuple<A>,
     /// What the datagram's first fragment said.
     pub fragment: Fragment,
+    /// What that tuple becomes.
+    pub to: Tuple<A>,
 }
 
 /// What a packet turns out to be.

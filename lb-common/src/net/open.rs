@@ -4,6 +4,8 @@
 //! back; [`turn`] makes the second
 //! translation of a flow whose source has to change behind the routing decision. Nothing is inserted here: see `install`.
 
+use core::hint::black_box;
+
 use crate::abi::{
     Action, Address, Backend, DeviceKind, FrontendKind, Node, Outcome, Phase, Set, SourceClass, State,
 };
@@ -11,12 +13,15 @@ use crate::abi::{
 use super::{
     Choice, Client, Net, Scope, Tables,
     affinity::NONE,
-    choose, client,
+    choose, client, copy_tuple,
     flow::{Arrival, Scratch, forget},
     flow_hash,
     frontend::{frontend, is_first, is_own, lets_in, unserved},
     tcp_flag::RST,
 };
+
+/// Ports below are for privileged processes (RFC 6335, section 6: the system ports).
+const PRIVILEGED: u16 = 1024;
 
 #[inline(always)]
 const fn actions(own: Action, twin: Action) -> u8 {
@@ -114,15 +119,17 @@ pub(super) fn pick<F: Net, T: Tables<F>>(tables: &T, scratch: &mut Scratch<F::Ad
     scratch.new_port = 0;
     scratch.hairpin = 0;
     scratch.second = 0;
-    scratch.key = scratch.parsed.tuple;
-    scratch.flow.to = scratch.key;
-    scratch.flow.to.destination = backend.address;
+    copy_tuple::<F>(&scratch.parsed.tuple, &mut scratch.key);
+    copy_tuple::<F>(&scratch.parsed.tuple, &mut scratch.flow.to);
+    scratch.flow.to.destination = F::copied(&backend.address);
     scratch.flow.to.destination_port = backend.port;
     scratch.flow.to.phase = Phase::After as u8;
     scratch.flow.seen = tick;
     scratch.flow.created = tick;
-    scratch.flow.device = 0;
-    scratch.flow.twin_device = 0;
+    // As many zeros together would become a call of `memset`, see `copy`.
+    let none = black_box(0);
+    scratch.flow.device = none;
+    scratch.flow.twin_device = none;
     // Also in the middle of a connection: anybody can send that, an answer proves it.
     scratch.flow.state = State::New as u8;
     scratch.flow.action = actions(Action::Stack, Action::Stack);
@@ -144,7 +151,10 @@ pub(super) fn direct<F: Net, T: Tables<F>>(
     let host = scratch.backend & Backend::<F::Addr>::HOST != 0;
     let cluster_ip = scratch.frontend_kind == FrontendKind::ClusterIp as u16;
     if cluster_ip && node.flags & Node::MASQUERADE_ALL != 0 {
-        // What the stack gives to a process of this node does not pass another program of ours.
+        let from_here = matches!(arrival.kind, DeviceKind::Host | DeviceKind::Loopback);
+        if here && host && !from_here {
+            return as_this_node(tables, arrival, scratch, node.loopback);
+        }
         scratch.second = !(here && host) as u16;
     }
     match arrival.kind {
@@ -175,13 +185,21 @@ pub(super) fn direct<F: Net, T: Tables<F>>(
             {
                 scratch.new_port = 1;
             }
-            around(tables, arrival, scratch)
+            let outcome = around(tables, arrival, scratch);
+            // Its port may be another connection's of this node to the same backend, which passes no program of ours, or
+            // one that the stack masquerades. (A port that only root may use is asked for by servers.)
+            if scratch.key.source_port >= PRIVILEGED {
+                scratch.new_port = 1;
+            }
+            outcome
         }
         // Through the stack; its replies are undone behind the routing decision.
         DeviceKind::Uplink | DeviceKind::Tunnel | DeviceKind::Bridge if here => Outcome::ForwardedNew,
-        // Anybody could be a pod, and a pod's source is kept. Where the reply goes then is up to the network.
+        // Anybody could be a pod, and a pod's source is kept, but for one that comes back to itself. Where the reply goes
+        // then is up to the network.
         DeviceKind::Uplink | DeviceKind::Tunnel | DeviceKind::Bridge
             if cluster_ip
+                && scratch.flow.to.destination != scratch.key.source
                 && node.flags & (Node::MASQUERADE_ALL | Node::PODS_UNKNOWN) == Node::PODS_UNKNOWN =>
         {
             Outcome::ForwardedNew
@@ -191,6 +209,31 @@ pub(super) fn direct<F: Net, T: Tables<F>>(
             around(tables, arrival, scratch)
         }
     }
+}
+
+/// Masqueraded, to a socket of this node: what the stack gives to that passes no other program of ours, so both ends
+/// change at once. A packet from this node's own address is received on `lo` only.
+#[inline(always)]
+fn as_this_node<F: Net, T: Tables<F>>(
+    tables: &T,
+    arrival: &Arrival,
+    scratch: &mut Scratch<F::Addr>,
+    loopback: u32,
+) -> Outcome {
+    let Some(device) = tables.device(arrival.device) else {
+        return Outcome::DroppedNoRoute;
+    };
+    let source = F::snat(device);
+    if source == F::Addr::default() {
+        return Outcome::DroppedNoRoute;
+    }
+    scratch.flow.to.source = source;
+    scratch.flow.to.phase = Phase::Before as u8;
+    scratch.flow.action = actions(Action::Receive, Action::Neighbour);
+    scratch.flow.device = loopback;
+    scratch.flow.twin_device = arrival.device;
+    scratch.new_port = 1;
+    Outcome::ForwardedNew
 }
 
 /// Around the stack, out of the device that the routes name. If the source port is to be a new one, so is the source.

@@ -6,7 +6,7 @@
 //!
 //! RFC 791 (IPv4), RFC 8200 (IPv6), RFC 9293 (TCP), RFC 768 (UDP), RFC 9260 (SCTP).
 
-use crate::abi::{Addr4, Addr6, Device, Outcome, Protocol, Tuple, V4, V6};
+use crate::abi::{Addr4, Addr6, Device, Family as _, Outcome, Protocol, Tuple, V4, V6};
 
 use super::{
     Cursor, HEADERS,
@@ -80,14 +80,29 @@ pub trait Net: Read {
     /// Offset of the header's checksum in the packet, if it has one.
     const CHECKSUM: Option<usize>;
 
+    /// Reads a packet's destination.
+    fn destination<C: Cursor>(cursor: &C) -> Option<Self::Addr>;
+
+    /// Reads a packet's headers, but for the destination if that is `known`.
+    ///
+    /// # Errors
+    /// Why its ports are not seen.
+    fn parse_rest<C: Cursor>(cursor: &C, known: Option<Self::Addr>) -> Result<Parsed<Self::Addr>, Odd>;
+
     /// Reads a packet's headers.
     ///
     /// # Errors
     /// Why its ports are not seen.
-    fn parse<C: Cursor>(cursor: &C) -> Result<Parsed<Self::Addr>, Odd>;
+    #[inline(always)]
+    fn parse<C: Cursor>(cursor: &C) -> Result<Parsed<Self::Addr>, Odd> {
+        Self::parse_rest(cursor, None)
+    }
 
     /// The address as words whose sum is the address's share of a checksum (in packet order).
     fn words(address: Self::Addr) -> impl Iterator<Item = u32>;
+
+    /// The address, as words in registers: see [`super::copy_tuple`].
+    fn copied(address: &Self::Addr) -> Self::Addr;
 
     /// The source address for packets that leave by `device`; all zero: none.
     fn snat(device: &Device) -> Self::Addr;
@@ -109,7 +124,12 @@ impl Net for V4 {
     const CHECKSUM: Option<usize> = Some(ETHERNET + 10);
 
     #[inline(always)]
-    fn parse<C: Cursor>(cursor: &C) -> Result<Parsed<Addr4>, Odd> {
+    fn destination<C: Cursor>(cursor: &C) -> Option<Addr4> {
+        cursor.load::<Addr4>(Self::ADDRESSES + Self::ADDR_LEN)
+    }
+
+    #[inline(always)]
+    fn parse_rest<C: Cursor>(cursor: &C, known: Option<Addr4>) -> Result<Parsed<Addr4>, Odd> {
         let [first, id_fragment, ttl_protocol, source, destination] =
             cursor.load::<[u32; 5]>(ETHERNET).ok_or(MALFORMED)?;
         let [version_length, ..] = first.to_ne_bytes();
@@ -122,26 +142,33 @@ impl Net for V4 {
         if id_fragment & u32::from_ne_bytes([0, 0, 0xbf, 0xff]) != 0 {
             return Err(Odd::Look);
         }
-        let Some(known) = Protocol::from_number(protocol) else {
+        let Some(transported) = Protocol::from_number(protocol) else {
             return Err(if protocol == ICMP {
                 Odd::Look
             } else {
                 Odd::Pass(Outcome::PassedOther)
             });
         };
-        let mut parsed = transport(cursor, known, ETHERNET + length).ok_or(MALFORMED)?;
+        let mut parsed = transport(cursor, transported, ETHERNET + length).ok_or(MALFORMED)?;
         parsed.tuple.source = Addr4 {
             bytes: source.to_ne_bytes(),
         };
-        parsed.tuple.destination = Addr4 {
+        parsed.tuple.destination = known.unwrap_or(Addr4 {
             bytes: destination.to_ne_bytes(),
-        };
+        });
         Ok(parsed)
     }
 
     #[inline(always)]
     fn words(address: Addr4) -> impl Iterator<Item = u32> {
         core::iter::once(u32::from_ne_bytes(address.bytes))
+    }
+
+    #[inline(always)]
+    fn copied(address: &Addr4) -> Addr4 {
+        Addr4 {
+            bytes: u32::from_ne_bytes(address.bytes).to_ne_bytes(),
+        }
     }
 
     #[inline(always)]
@@ -163,29 +190,42 @@ impl Net for V6 {
     const CHECKSUM: Option<usize> = None;
 
     #[inline(always)]
-    fn parse<C: Cursor>(cursor: &C) -> Result<Parsed<Addr6>, Odd> {
+    fn destination<C: Cursor>(cursor: &C) -> Option<Addr6> {
+        // Word by word, see `copy`.
+        let [a, b, c, d] = cursor.load::<[u32; 4]>(Self::ADDRESSES + Self::ADDR_LEN)?;
+        Some(address6([a, b, c, d]))
+    }
+
+    #[inline(always)]
+    fn parse_rest<C: Cursor>(cursor: &C, known: Option<Addr6>) -> Result<Parsed<Addr6>, Odd> {
         let words = cursor.load::<[u32; 10]>(ETHERNET).ok_or(MALFORMED)?;
         let [version, ..] = words[0].to_ne_bytes();
         let [_, _, next, _] = words[1].to_ne_bytes();
         if version >> 4 != 6 {
             return Err(MALFORMED);
         }
-        let Some(known) = Protocol::from_number(next) else {
+        let Some(transported) = Protocol::from_number(next) else {
             return Err(if next == ICMPV6 || extension(next) != Extension::None {
                 Odd::Look
             } else {
                 Odd::Pass(Outcome::PassedOther)
             });
         };
-        let mut parsed = transport(cursor, known, ETHERNET + Self::HEADER).ok_or(MALFORMED)?;
+        let mut parsed = transport(cursor, transported, ETHERNET + Self::HEADER).ok_or(MALFORMED)?;
         parsed.tuple.source = address6([words[2], words[3], words[4], words[5]]);
-        parsed.tuple.destination = address6([words[6], words[7], words[8], words[9]]);
+        parsed.tuple.destination = known.unwrap_or(address6([words[6], words[7], words[8], words[9]]));
         Ok(parsed)
     }
 
     #[inline(always)]
     fn words(address: Addr6) -> impl Iterator<Item = u32> {
         words6(address).into_iter()
+    }
+
+    #[inline(always)]
+    fn copied(address: &Addr6) -> Addr6 {
+        let [a, b, c, d] = words6(*address);
+        address6([a, b, c, d])
     }
 
     #[inline(always)]

@@ -8,13 +8,14 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::vec;
 use std::vec::Vec;
 
-use super::odd::{Odds, odd, remember_first};
+use super::odd::{Odds, later, odd, remember_first};
 use super::packet::Packet;
 use super::rewrite::{Way, age, translate};
 use super::tables::SimTables;
 use crate::abi::{Action, Address, Device, DeviceKind, Flow, Kind, Outcome, Phase, Tuple};
 use crate::net::{
-    Arrival, Before, ETHERNET, Headers, Layers, Net, Odd, Parsed, Scratch, Tables, after, before,
+    Arrival, Before, ETHERNET, Headers, Layers, Net, Odd, Parsed, Scratch, Tables, after, before, open,
+    opened,
 };
 
 /// A node.
@@ -139,6 +140,15 @@ impl<F: Net> SimNode<F> {
     /// The hooks in front of the routing decision, and that of uplinks' egress for this node's own packets.
     fn before(&self, device: u32, kind: DeviceKind, mut travel: Travel) -> Journey {
         let mut scratch = Scratch::default();
+        let Some(destination) = F::destination(&travel.frame.as_slice()) else {
+            travel.outcomes.push(Outcome::PassedMalformed);
+            return self.untouched(device, kind, travel);
+        };
+        let address = self.tables.address(&destination);
+        if address.is_none() && !matches!(kind, DeviceKind::Host | DeviceKind::BridgePort) {
+            travel.outcomes.push(Outcome::PassedNotOurs);
+            return self.untouched(device, kind, travel);
+        }
         let odds = match F::parse(&travel.frame.as_slice()) {
             Ok(parsed) => Odds::Ports(parsed, None),
             Err(Odd::Pass(outcome)) => Odds::Pass(outcome),
@@ -146,6 +156,14 @@ impl<F: Net> SimNode<F> {
         };
         let (parsed, datagram) = match odds {
             Odds::Ports(parsed, datagram) => (parsed, datagram),
+            Odds::Later(known) => {
+                let outcome = later(known, Phase::Before, kind, address);
+                travel.outcomes.push(outcome);
+                if outcome == Outcome::ForwardedHeld {
+                    return travel.end(Fate::Ended);
+                }
+                return self.untouched(device, kind, travel);
+            }
             Odds::Pass(outcome) => {
                 travel.outcomes.push(outcome);
                 return self.untouched(device, kind, travel);
@@ -157,11 +175,17 @@ impl<F: Net> SimNode<F> {
             }
         };
         let from_here = matches!(kind, DeviceKind::Host | DeviceKind::Loopback);
-        match before::<F, _>(&self.tables, &Arrival { device, kind }, &parsed, || {
-            Some(&mut scratch)
-        }) {
-            Before::Translate(flow, outcome) => {
-                travel.outcomes.push(outcome);
+        let decided = match address {
+            Some(address) => before::<F, _>(&self.tables, &parsed).unwrap_or_else(|| {
+                scratch.parsed = parsed;
+                let outcome = open(&self.tables, &Arrival { device, kind }, &mut scratch, address);
+                opened(&scratch, outcome)
+            }),
+            None => Before::leave(Outcome::PassedNotOurs),
+        };
+        travel.outcomes.push(decided.outcome);
+        match decided.flow {
+            Some(flow) => {
                 if flow.action() == Action::Neighbour && !from_here && !age::<F>(&mut travel.frame) {
                     travel.outcomes.push(Outcome::DroppedExpired);
                     return travel.end(Fate::Ended);
@@ -178,13 +202,8 @@ impl<F: Net> SimNode<F> {
                 }
                 self.send(device, kind, flow, travel)
             }
-            Before::Leave(outcome) => {
-                travel.outcomes.push(outcome);
-                match outcome.kind() {
-                    Kind::Passed => self.untouched(device, kind, travel),
-                    _ => travel.end(Fate::Ended),
-                }
-            }
+            None if decided.outcome.kind() == Kind::Passed => self.untouched(device, kind, travel),
+            None => travel.end(Fate::Ended),
         }
     }
 
@@ -254,10 +273,14 @@ impl<F: Net> SimNode<F> {
         let (mut parsed, datagram) = match odds {
             Odds::Ports(parsed, datagram) => (parsed, datagram),
             // It may be this node's own, to another node's port.
-            Odds::Pass(_)
+            Odds::Pass(_) | Odds::Later(_)
                 if local && matches!(self.kind(device), DeviceKind::Uplink | DeviceKind::Tunnel) =>
             {
                 return self.before(device, DeviceKind::Host, travel);
+            }
+            Odds::Later(_) => {
+                travel.outcomes.push(Outcome::PassedFragment);
+                return travel.end(Fate::Sent(device));
             }
             Odds::Pass(outcome) => {
                 travel.outcomes.push(outcome);

@@ -2,10 +2,10 @@
 
 use std::vec::Vec;
 
-use crate::abi::{Flow, FragmentKey, Outcome, Phase, Tuple};
+use crate::abi::{Address, DeviceKind, Flow, FragmentKey, Outcome, Phase, Tuple};
 use crate::net::{
-    Cursor, Fragments, HEADERS, Headers, Look, Net, Parsed, Read, Seen, Tables, apply, belongs, later_tuple,
-    look, remember, translate_error, translate_later,
+    Cursor, HEADERS, Headers, Hold, Look, Net, Parsed, Read, Seen, Tables, apply, belongs, hold, known,
+    later_tuple, look, remember, translate_error, translate_later,
 };
 
 use super::tables::SimTables;
@@ -17,6 +17,8 @@ pub enum Odds<A> {
     Ports(Parsed<A>, Option<FragmentKey<A>>),
     /// Translated by this flow entry, to these bytes.
     Translated(Flow<A>, Outcome, Vec<u8>),
+    /// A later fragment of no flow's datagram; whether the first one is known.
+    Later(bool),
     /// Left as it is.
     Pass(Outcome),
 }
@@ -33,12 +35,12 @@ pub fn odd<F: Net>(tables: &SimTables<F>, frame: &[u8], phase: Phase) -> Odds<F:
         Seen::Ports => Odds::Ports(parsed, (parsed.first != 0).then_some(space.datagram)),
         Seen::Pass(outcome) => Odds::Pass(outcome),
         Seen::Later => {
-            let Some(fragment) = tables.fragment(&space.datagram) else {
-                return Odds::Pass(Outcome::PassedFragment);
+            let Some(fragment) = known(tables, &space.datagram) else {
+                return Odds::Later(false);
             };
             later_tuple(&space.datagram, &fragment, &mut space.key);
             let Some(flow) = tables.flow(&space.key) else {
-                return Odds::Pass(Outcome::PassedFragment);
+                return Odds::Later(true);
             };
             translate_later::<F>(&mut space.headers, &space.outer, &flow.to, fragment.id);
             Odds::Translated(*flow, Outcome::ForwardedFragment, written(frame, &space.headers))
@@ -57,6 +59,17 @@ pub fn odd<F: Net>(tables: &SimTables<F>, frame: &[u8], phase: Phase) -> Odds<F:
             translate_error::<F>(headers, outer, inner, key, &flow.to);
             Odds::Translated(*flow, Outcome::ForwardedError, written(frame, &space.headers))
         }
+    }
+}
+
+/// The outcome of a later fragment of no flow's datagram to `address`, on a device of kind `device`. Nothing is kept: what
+/// is held back is lost here.
+#[must_use]
+pub fn later(known: bool, phase: Phase, device: DeviceKind, address: Option<Address>) -> Outcome {
+    if !known && hold(phase, device, address) == Hold::Stop {
+        Outcome::ForwardedHeld
+    } else {
+        Outcome::PassedFragment
     }
 }
 

@@ -3,7 +3,7 @@
 //! *Invariant*: nothing that packets pass through is touched here; a load that fails leaves the agent before it
 //! working.
 
-use std::{collections::BTreeMap, fs, panic::resume_unwind, thread};
+use std::{collections::BTreeMap, fs, io::ErrorKind, panic::resume_unwind, thread};
 
 use aya::{
     Ebpf, EbpfError, EbpfLoader, TestRun, TestRunOptions,
@@ -109,6 +109,14 @@ impl Capacities {
             .get(names::EMBRYOS[0])
             .copied()
             .unwrap_or(capacity::EMBRYOS)
+    }
+}
+
+impl FromIterator<(&'static str, u32)> for Capacities {
+    fn from_iter<T: IntoIterator<Item = (&'static str, u32)>>(sizes: T) -> Self {
+        Self {
+            max_entries: sizes.into_iter().collect(),
+        }
     }
 }
 
@@ -273,11 +281,7 @@ fn verify(ebpf: &mut Ebpf, hook: UplinkHook) -> Result<(), LoadError> {
             .programs_mut()
             .filter_map(|(name, program)| Some((named(name)?, program)))
             .map(|(name, program)| {
-                let verified = scope.spawn(|| match program {
-                    Program::SchedClassifier(program) => program.load(),
-                    Program::Xdp(program) => program.load(),
-                    _ => Err(ProgramError::UnexpectedProgramType),
-                });
+                let verified = scope.spawn(|| verify_one(program));
                 (name, verified)
             })
             .collect();
@@ -286,6 +290,28 @@ fn verify(ebpf: &mut Ebpf, hook: UplinkHook) -> Result<(), LoadError> {
             loaded.map_err(|source| LoadError::Program { name, source })
         })
     })
+}
+
+/// How often the verifier may be disturbed.
+const ATTEMPTS: usize = 5;
+
+/// Has one program verified. The verifier gives up with EAGAIN when its thread gets a signal, and is asked again then.
+///
+/// # Errors
+/// What the kernel has against the program.
+pub fn verify_one(program: &mut Program) -> Result<(), ProgramError> {
+    let mut attempt = || match program {
+        Program::SchedClassifier(program) => program.load(),
+        Program::Xdp(program) => program.load(),
+        _ => Err(ProgramError::UnexpectedProgramType),
+    };
+    for _ in 1..ATTEMPTS {
+        match attempt() {
+            Err(ProgramError::LoadError { io_error, .. }) if io_error.kind() == ErrorKind::WouldBlock => {}
+            done => return done,
+        }
+    }
+    attempt()
 }
 
 pub(super) fn classifier<'a>(

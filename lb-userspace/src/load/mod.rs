@@ -15,7 +15,7 @@ mod tc;
 mod xdp;
 
 pub use attach::{AttachError, Attachments, Target};
-pub use loader::{Capacities, LoadError, Loaded, Options, Sweeper, detach, load};
+pub use loader::{Capacities, LoadError, Loaded, Options, Sweeper, detach, load, verify_one};
 pub use object::{MapShape, ObjectError, embedded};
 pub use pin::{PinDirectory, PinDirectoryError};
 pub use probe::ProbeError;

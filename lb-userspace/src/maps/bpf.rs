@@ -2,6 +2,8 @@
 //!
 //! *Not here*: loading, pinning and resizing of maps (`load`).
 
+mod pinned;
+
 use std::{io, path::PathBuf};
 
 use aya::{
@@ -11,6 +13,8 @@ use aya::{
 use bytemuck::Zeroable;
 use lb_common::abi::{Backend, Family, FrontendKey, RangeKey, names};
 use thiserror::Error;
+
+pub use pinned::Pinned;
 
 use super::{FamilyMaps, MapError, MapStore, Prefix, Table, membarrier};
 

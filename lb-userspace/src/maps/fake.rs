@@ -40,6 +40,8 @@ pub struct World {
     given_up: BTreeSet<(&'static str, u32)>,
     /// Hashes with an element that was freed since the last grace period.
     freed: BTreeSet<&'static str>,
+    /// Neither log nor judge: see [`Fake::plain`].
+    plain: bool,
 }
 
 /// Failures at random places, the same for the same seed.
@@ -55,6 +57,14 @@ impl Fake {
     pub fn new() -> (Self, MapStore) {
         let fake = Self(Arc::default());
         let store = fake.store();
+        (fake, store)
+    }
+
+    /// The same, but nobody keeps a log or judges: for whoever wants the contents only, of however many Services.
+    #[must_use]
+    pub fn plain() -> (Self, MapStore) {
+        let (fake, store) = Self::new();
+        fake.world().plain = true;
         (fake, store)
     }
 
@@ -175,6 +185,10 @@ where
             return Err(self.failed("update", libc::E2BIG));
         }
         world.inject().map_err(|()| self.failed("update", libc::EBUSY))?;
+        if world.plain {
+            (self.select)(&mut world.contents).insert(*key, *value);
+            return Ok(());
+        }
         world
             .log
             .push(format!("{} {key:?} = {}", self.name, short(value)));
@@ -201,6 +215,10 @@ where
     fn remove(&mut self, key: &K) -> Result<(), MapError> {
         let mut world = self.fake.world();
         world.inject().map_err(|()| self.failed("delete", libc::EBUSY))?;
+        if world.plain {
+            (self.select)(&mut world.contents).remove(key);
+            return Ok(());
+        }
         world.log.push(format!("{} {key:?} removed", self.name));
         let before = (self.select)(&mut world.contents).remove(key);
         if before.is_some() && self.kind == Kind::Hash {
@@ -234,6 +252,9 @@ impl<S> FakeTable<S> {
 
 impl World {
     fn grace(&mut self) {
+        if self.plain {
+            return;
+        }
         self.log.push("grace period".to_owned());
         self.graces += 1;
         self.freed.clear();

@@ -8,9 +8,11 @@ mod dump;
 pub mod fake;
 pub mod faulty;
 pub mod flows;
+mod lookup;
 mod membarrier;
 mod store;
 mod text;
 
 pub use dump::{Dump, FamilyDump};
+pub use lookup::{InMemory, Lookup};
 pub use store::{FamilyMaps, MapError, MapStore, Prefix, Table, Wrap};

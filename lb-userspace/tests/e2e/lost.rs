@@ -3,7 +3,10 @@
 
 use std::{process::Command, time::Duration};
 
-use lb_common::abi::names;
+use lb_common::{
+    abi::{Node, names},
+    net,
+};
 use lb_lab::{Family, Netfilter, Signal, Topology, wait_for};
 
 use crate::{
@@ -14,6 +17,8 @@ use crate::{
 };
 
 const NODE_PORT: u16 = 30_080;
+/// Halves look after each other that often, and a little more.
+const LOOKED_AFTER: Duration = Duration::from_secs(25);
 /// Flag of an entry that translates replies.
 const REVERSE: u64 = 1;
 
@@ -37,23 +42,28 @@ fn open(cluster: &Cluster, clients: &[&'static str]) -> Connections {
     Connections::open(cluster, &ways, 4)
 }
 
-/// Removes the entries of node1 that translate in one direction, once the clock has moved on since they were
-/// last used: halves look after each other once a tick.
+/// The kernel's clock.
+fn jiffies() -> u64 {
+    let timers = std::fs::read_to_string("/proc/timer_list").expect("root may read it");
+    let line = timers.lines().find_map(|line| line.strip_prefix("jiffies: "));
+    line.and_then(|number| number.parse().ok())
+        .expect("the kernel says what time it is")
+}
+
+/// Removes the entries of node1 that translate in one direction, once the clock has moved on so far since they were
+/// last used that the next packet looks after the other half.
 fn lose(cluster: &Cluster, reverse: bool) -> usize {
     let mut lost = 0;
     for name in names::FLOWS {
         let map = cluster.map(0, name);
-        let now = || {
-            let time = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC_COARSE)
-                .expect("the clock can be read");
-            let seconds = u64::try_from(time.tv_sec()).expect("the machine was started in the past");
-            (seconds * 1_000_000_000 + u64::try_from(time.tv_nsec()).expect("not negative")) >> 30
-        };
+        let now =
+            || jiffies() >> Node::tick_shift(lb_userspace::node::hertz().expect("the clock has a rate"));
         let entries = crate::dump::entries(&map);
         let value = |entry: &serde_json::Value, field: &str| entry["formatted"]["value"][field].as_u64();
         let seen = entries.iter().filter_map(|entry| value(entry, "seen")).max();
-        wait_for(Duration::from_secs(3), "the clock of flows to move on", || {
-            Some(now()) > seen
+        let window = |tick: u64| tick / u64::from(net::TWIN_TICKS);
+        wait_for(LOOKED_AFTER, "the clock of flows to move on", || {
+            seen.is_none_or(|seen| window(now()) > window(seen))
         })
         .expect("a tick is about a second");
         for entry in entries

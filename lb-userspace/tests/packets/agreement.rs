@@ -56,6 +56,7 @@ fn agree(world: &mut World, family: Family, program: Program, way: Way) {
     let common = world.common();
     world.maps(family).forget_flows();
     world.restart_ids();
+    world.forget_held();
     let simulation = world.maps(family).simulation(&site, common);
     let device = site.dev(program.device());
     let mut random = Random(SEED);

@@ -2,6 +2,7 @@
 
 use lb_common::{
     abi::{Action, Event, Flow, FrontendKind, Node, Outcome, Phase, Protocol, State, Tuple},
+    net::KEPT_ADDRESS_PORTS,
     testing::packet::Packet,
 };
 
@@ -95,7 +96,7 @@ fn clash_of_two_addresses(site: &Site) -> Row {
     let one = client(site, PORT, Svc::Local);
     let other = syn(one.source, site.frontend(Svc::Local, FrontendKind::LoadBalancer));
     let there = one.clone().to(site.backend(Svc::Local));
-    let port = snat_port(&other, SNAT_PORTS, 1);
+    let port = snat_port(&other, KEPT_ADDRESS_PORTS, 1);
     let other_there = there.clone().from(site.at(Host::Client, port));
     Row::new("two addresses of a Service from one client port")
         .then(send(UplinkIn, &one).becomes(ForwardedNew, &there))

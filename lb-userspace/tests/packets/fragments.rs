@@ -1,5 +1,7 @@
-//! Fragments follow the first one of their datagram, on every way a flow can take; and packets with IPv6
-//! extension headers.
+//! Fragments follow the first one of their datagram, on every way a flow can take, whichever comes first (those are in
+//! `early`); and packets with IPv6 extension headers.
+
+mod early;
 
 use lb_common::{
     abi::{Outcome, Protocol},
@@ -8,7 +10,7 @@ use lb_common::{
 
 use crate::{
     exchange::{PROTOCOLS, first, hop},
-    row::{Row, send, snat},
+    row::{Row, anew, send, snat},
     site::{Dev, Host, Site, Svc},
     world::Program::{self, HostOut, PodIn, PodOut, UplinkIn, UplinkOut, UplinkXdp},
 };
@@ -31,6 +33,7 @@ pub(crate) fn rows(site: &Site) -> Vec<Row> {
         rows.push(of_a_pod(site, protocol));
         rows.push(of_this_node(site, protocol));
     }
+    rows.extend(early::rows(site));
     rows.extend(identifications(site));
     rows.extend(left_alone(site));
     rows.extend(extensions(site));
@@ -133,7 +136,7 @@ fn of_a_pod(site: &Site, protocol: Protocol) -> Row {
         let (passed, outcome) = if number == 0 {
             (PassedNotOurs, ForwardedFlow)
         } else {
-            (PassedFragment, ForwardedFragment)
+            (PassedNotOurs, ForwardedFragment)
         };
         row = row.then(send(UplinkIn, &piece).passes(passed));
         let step = send(PodOut, &piece).forwarded_from(Dev::Up0);
@@ -144,9 +147,9 @@ fn of_a_pod(site: &Site, protocol: Protocol) -> Row {
 
 fn of_this_node(site: &Site, protocol: Protocol) -> Row {
     let sent = big(protocol, site, Host::Node, site.cluster_ip(Svc::Local));
-    let there = sent.clone().to(site.backend(Svc::Local));
+    let there = anew(site, &sent).to(site.backend(Svc::Local));
     let back = there.reply().id(ID + 1);
-    let undone = renamed(site, &back.clone().from(sent.destination), 0);
+    let undone = renamed(site, &back.clone().from(sent.destination).to(sent.source), 0);
     let mut row = Row::new(format!("{protocol} in fragments of a process of this node"));
     for (number, (piece, expected)) in sent
         .in_fragments(40)
@@ -216,10 +219,11 @@ fn left_alone(site: &Site) -> Vec<Row> {
     for program in [UplinkIn, UplinkXdp, UplinkOut, PodIn] {
         let mut row = Row::new(format!("fragments of nobody's flow, {}", program.name()));
         for (number, piece) in foreign.in_fragments(40).iter().enumerate() {
-            let outcome = if number == 0 {
-                PassedNotOurs
-            } else {
+            // Behind the routing decision any address may be a flow's.
+            let outcome = if number > 0 && matches!(program, UplinkOut) {
                 PassedFragment
+            } else {
+                PassedNotOurs
             };
             row = row.then(send(program, piece).passes(outcome));
         }

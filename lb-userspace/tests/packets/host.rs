@@ -7,7 +7,7 @@ use lb_common::{
 
 use crate::{
     exchange::{PROTOCOLS, answer, data, first, hop, syn},
-    row::{Row, send, send_bytes, snat, translation},
+    row::{Row, anew, send, send_bytes, snat, translation},
     site::{Dev, Host, KINDS, Site, Svc},
     world::Program::{self, HostOut, LoopbackOut, PodIn, PodOut, UplinkIn, UplinkOut, UplinkXdp},
 };
@@ -118,7 +118,7 @@ pub(crate) fn rows(site: &Site) -> Vec<Row> {
 /// Out of a device by its neighbour; the answer is received as if by `client`, the device the packet left by.
 fn around(site: &Site, program: Program, client: Dev, sent: &Packet, svc: Svc, out: Dev) -> Row {
     let protocol = Protocol::from_number(sent.protocol()).expect("a Service's protocol");
-    let mut there = sent.clone().to(site.backend(svc));
+    let mut there = anew(site, sent).to(site.backend(svc));
     if out == Dev::Tun0 {
         there = there.from(site.at(Host::TunnelEnd, snat(sent)));
     }
@@ -200,13 +200,13 @@ fn no_way_on(site: &Site) -> Vec<Row> {
     }
     // What this node sends has its own address already: no other is needed.
     let bare = syn(from, site.cluster_ip(Svc::Bare));
-    let bare_there = bare.clone().to(site.backend(Svc::Bare));
+    let bare_there = anew(site, &bare).to(site.backend(Svc::Bare));
     rows.push(
         Row::new("no address for SNAT, and none needed")
             .then(send(HostOut, &bare).goes_out_as(ForwardedNew, &bare_there)),
     );
     let old = syn(from, site.cluster_ip(Svc::Remote)).ttl(1);
-    let old_there = old.clone().to(site.backend(Svc::Remote));
+    let old_there = anew(site, &old).to(site.backend(Svc::Remote));
     rows.push(
         Row::new("this node is no hop of its own packets")
             .then(send(HostOut, &old).goes_out_as(ForwardedNew, &old_there)),
@@ -214,7 +214,7 @@ fn no_way_on(site: &Site) -> Vec<Row> {
     for svc in [Svc::ExternalLocalElsewhere, Svc::ExternalLocalHere] {
         for kind in KINDS {
             let sent = syn(from, site.frontend(svc, kind));
-            let there = sent.clone().to(site.at(Host::RemotePod, svc.target()));
+            let there = anew(site, &sent).to(site.at(Host::RemotePod, svc.target()));
             rows.push(
                 Row::new(format!("a node's process under {svc:?}, {kind:?}"))
                     .then(send(HostOut, &sent).goes_out_as(ForwardedNew, &there)),

@@ -12,8 +12,9 @@ use crate::{
     exchange::{PROTOCOLS, answer, first, hop},
     row::{Row, Sent, send, send_bytes, snat},
     site::{Dev, Host, Site, Svc},
-    world::Program::{
-        self, BridgePortIn, HostOut, LoopbackOut, PodIn, PodOut, UplinkIn, UplinkOut, UplinkXdp,
+    world::{
+        Program::{self, BridgePortIn, HostOut, LoopbackOut, PodIn, PodOut, UplinkIn, UplinkOut, UplinkXdp},
+        SNAT_PORTS,
     },
 };
 
@@ -226,7 +227,8 @@ fn cases(site: &Site, protocol: Protocol) -> Vec<(Case, SetUp)> {
 /// A process of this node is the client: by lb0, by lo, and out of the uplink to another node's port.
 fn node_cases(site: &Site, protocol: Protocol) -> Vec<(Case, SetUp)> {
     let node = site.ip(Host::Node);
-    let from = site.at(Host::Node, PORT);
+    // A port of the range is kept.
+    let from = site.at(Host::Node, SNAT_PORTS[0] + 7);
     let mut cases = Vec::new();
     for (name, program, dev, to, svc, out) in [
         (

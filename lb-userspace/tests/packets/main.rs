@@ -26,5 +26,6 @@ mod simulation;
 mod site;
 mod sweep;
 mod tables;
+mod tap;
 mod too_big;
 mod world;

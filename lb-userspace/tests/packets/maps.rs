@@ -51,6 +51,8 @@ pub(crate) trait FamilyMaps {
     fn affinity_seen(&self) -> Vec<u32>;
     /// Makes the records of all clients older.
     fn age_affinity(&mut self, ticks: u32);
+    /// Makes the first fragments older that are remembered.
+    fn age_fragments(&mut self, ticks: u32);
     /// Removes all flows and all clients' records, and forgets who is new, and datagrams in fragments.
     fn forget_flows(&mut self);
     /// The same contents without a kernel, and without flows.
@@ -314,6 +316,16 @@ where
         for (key, mut value) in records {
             value.seen = value.seen.wrapping_sub(ticks);
             self.affinity.insert(key, value, 0).expect("affinity has room");
+        }
+    }
+
+    fn age_fragments(&mut self, ticks: u32) {
+        let all: Vec<_> = self.fragments.iter().flatten().collect();
+        for (key, mut fragment) in all {
+            fragment.seen = fragment.seen.wrapping_sub(ticks);
+            self.fragments
+                .insert(key, fragment, 0)
+                .expect("fragments has room");
         }
     }
 

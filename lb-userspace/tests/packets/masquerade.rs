@@ -2,16 +2,16 @@
 //! without pod detection nobody's, there.
 
 use lb_common::{
-    abi::{FrontendKind, Node, Outcome, Protocol, State},
+    abi::{Action, FrontendKind, Node, Outcome, Protocol, State},
     testing::packet::Packet,
 };
 
 use crate::{
     exchange::{PROTOCOLS, answer, data, first, hop},
-    row::{Row, Translation, send, snat, translation},
+    row::{Row, Translation, anew, send, snat, translation},
     site::{Dev, Host, KINDS, Site, Svc},
     world::{
-        Program::{self, PodIn, PodOut, UplinkIn, UplinkOut, UplinkXdp},
+        Program::{self, LoopbackOut, PodIn, PodOut, UplinkIn, UplinkOut, UplinkXdp},
         World,
     },
 };
@@ -146,12 +146,18 @@ fn kept(site: &Site) -> Vec<Row> {
         site.at(Host::PodA, PORT),
         site.cluster_ip(Svc::HostHere),
     );
-    let there = socket.clone().to(site.backend(Svc::HostHere));
+    // From this node to itself: that is received on `lo` only.
+    let there = anew(site, &socket).to(site.backend(Svc::HostHere));
+    let received = there.clone().macs(there.source_mac, Dev::Lo.mac());
     rows.push(
         Row::new("masquerade all: a socket of this node")
             .doing(with(Node::MASQUERADE_ALL))
-            .then(send(PodIn, &socket).becomes(ForwardedNew, &there))
-            .leaves(vec![translation(&socket, &there, State::New)]),
+            .then(send(PodIn, &socket).goes_out_as(ForwardedNew, &received))
+            .then(send(LoopbackOut, &answer(&there)).goes_out_as(ForwardedFlow, &answer(&socket)))
+            .leaves(vec![translation(&socket, &there, State::Answered).sent(
+                (Action::Receive, site.dev(Dev::Lo)),
+                (Action::Neighbour, site.dev(Dev::Pod0)),
+            )]),
     );
     rows
 }

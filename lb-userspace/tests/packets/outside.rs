@@ -454,9 +454,13 @@ fn headers(site: &Site) -> Vec<Row> {
                 .then(send_bytes(program, cut).passes(Outcome::PassedMalformed)),
         );
         let later = sent.clone().fragment(1480, false);
+        let step = send(program, &later);
         rows.push(
-            Row::new(format!("a later fragment, {at}"))
-                .then(send(program, &later).passes(Outcome::PassedFragment)),
+            Row::new(format!("a later fragment, {at}")).then(if program == UplinkXdp {
+                step.passes(Outcome::PassedToTcFragment)
+            } else {
+                step.ends(Outcome::ForwardedHeld)
+            }),
         );
         let tagged = sent.clone().vlan(7);
         rows.push(

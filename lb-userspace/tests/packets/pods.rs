@@ -2,6 +2,7 @@
 
 use lb_common::{
     abi::{Outcome, Protocol, State},
+    net::KEPT_ADDRESS_PORTS,
     testing::packet::{self, Packet},
 };
 
@@ -146,7 +147,7 @@ fn snat_after(sent: &Packet, routed: &Packet) -> u16 {
 fn to_itself(site: &Site, protocol: Protocol, port: u16) -> Row {
     let sent = first(protocol, site.at(Host::PodA, port), site.cluster_ip(Svc::Local));
     let stack_port = if port == Svc::Local.target() {
-        snat_port(&sent, SNAT_PORTS, 1)
+        snat_port(&sent, KEPT_ADDRESS_PORTS, 1)
     } else {
         port
     };
@@ -173,7 +174,7 @@ fn two_ways_to_itself(site: &Site) -> Vec<Row> {
     let one = Turn::new(site, syn(from, site.cluster_ip(Svc::Local)), PORT);
     let other = syn(from, site.node_port(Svc::Local));
     // The first port for SNAT belongs to nobody, but the stack's tuple needs another source port.
-    let stack_port = snat_port(&other, SNAT_PORTS, 1);
+    let stack_port = snat_port(&other, KEPT_ADDRESS_PORTS, 1);
     let two = Turn::new(site, other, stack_port);
     let mut row = Row::new("a pod to itself by two addresses");
     for turn in [&one, &two] {

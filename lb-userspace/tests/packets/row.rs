@@ -11,7 +11,7 @@ use lb_common::{
 
 use crate::{
     maps::Flows,
-    site::{Dev, Family, Site},
+    site::{Dev, Family, Host, Site},
     world::{
         NEXT, Program, REDIRECT, Run, SHOT, SNAT_PORTS, World, XDP_DROP, XDP_PASS, XDP_REDIRECT, XDP_TX,
     },
@@ -40,6 +40,8 @@ pub(crate) struct Sent {
     frame: Vec<u8>,
     expected: Option<Expected>,
     events: Vec<Event>,
+    /// Frames that the program sees again by itself.
+    again: Vec<Vec<u8>>,
 }
 
 struct Expected {
@@ -62,6 +64,7 @@ pub(crate) fn send_bytes(program: Program, frame: Vec<u8>) -> Sent {
         frame,
         expected: None,
         events: Vec::new(),
+        again: Vec::new(),
     }
 }
 
@@ -147,6 +150,12 @@ impl Sent {
         self
     }
 
+    /// Behind it the program sees these again, which came before.
+    pub(crate) fn followed_by(mut self, packets: &[&Packet]) -> Self {
+        self.again = packets.iter().map(|packet| packet.build()).collect();
+        self
+    }
+
     fn expect(self, outcome: Outcome, verdict: u32, frame: Vec<u8>) -> Self {
         let expected = Some(Expected {
             outcome,
@@ -177,6 +186,14 @@ impl Row {
     pub(crate) fn doing(mut self, step: impl Fn(&mut World) + 'static) -> Self {
         self.steps.push(Step::Do(Box::new(step)));
         self
+    }
+
+    /// What its packets are.
+    fn frames(&self) -> impl Iterator<Item = Vec<u8>> {
+        self.steps.iter().filter_map(|step| match step {
+            Step::Packet(sent) => Some(sent.frame.clone()),
+            Step::Do(_) => None,
+        })
     }
 
     /// In the end there are these flows and no others.
@@ -297,6 +314,11 @@ pub(crate) fn snat(packet: &Packet) -> u16 {
     snat_port(packet, SNAT_PORTS, 0)
 }
 
+/// A packet of a process of this node, translated: its address is kept, its port is one for SNAT.
+pub(crate) fn anew(site: &Site, sent: &Packet) -> Packet {
+    sent.clone().from(site.at(Host::Node, snat(sent)))
+}
+
 /// A packet's flow hash.
 pub(crate) fn hash(packet: &Packet) -> u32 {
     use lb_common::abi::{Addr4, Addr6, V4, V6};
@@ -334,12 +356,15 @@ pub(crate) fn check(
     world.set_node(|_| {});
     world.maps(family).forget_flows();
     world.restart_ids();
+    world.forget_held();
     let site = world.site(family);
     for (number, step) in row.steps.iter().enumerate() {
         match step {
             Step::Do(change) => change(world),
             Step::Packet(sent) => {
-                let result = check_packet(world, &site, sent, &row.name);
+                let known: Vec<Vec<u8>> = row.frames().collect();
+                let result = check_packet(world, &site, sent, &row.name)
+                    .and_then(|()| check_again(world, &site, sent, &known));
                 result.map_err(|error| {
                     let flows = show(&world.maps(family).flows());
                     format!("{:?}, {}, step {}: {error}{flows}", family, row.name, number + 1)
@@ -409,6 +434,22 @@ fn check_packet(world: &mut World, site: &Site, sent: &Sent, name: &str) -> Resu
         error += &format!("in, out (left) and expected (right) are in {saved}\n{frames}");
     }
     Err(error)
+}
+
+/// Whether the program is given what came before the packet, and only that.
+fn check_again(world: &World, site: &Site, sent: &Sent, known: &[Vec<u8>]) -> Result<(), String> {
+    let again = world.tap.heard(site.dev(sent.dev), known, sent.again.len());
+    if again == sent.again {
+        return Ok(());
+    }
+    let list = |frames: &[Vec<u8>]| frames.iter().map(|frame| dump::hex(frame)).collect::<String>();
+    Err(format!(
+        "{} on {}: seen again\n{}expected\n{}",
+        sent.program.name(),
+        sent.dev.name(),
+        list(&again),
+        list(&sent.again)
+    ))
 }
 
 /// A flow table as text.

@@ -4,9 +4,12 @@ use std::collections::BTreeMap;
 
 use lb_common::{
     abi::{Action, Device, DeviceKind, FragmentKey, Kind, Node, Outcome, Phase, Rows},
-    net::{Arrival, Before, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Net, Odd, Parsed, Scratch, before},
+    net::{
+        Arrival, Before, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Net, Odd, Parsed, Scratch, Tables as _, before,
+        open, opened,
+    },
     testing::{
-        odd::{Odds, odd, remember_first},
+        odd::{Odds, later, odd, remember_first},
         rewrite::{Way, age, translate},
         tables::SimTables,
     },
@@ -84,6 +87,12 @@ impl<F: Net> Simulation for SimTables<F> {
             return leave(Outcome::PassedOther);
         }
         let mut scratch = Scratch::default();
+        let Some(destination) = F::destination(&frame) else {
+            return leave(Outcome::PassedMalformed);
+        };
+        let Some(address) = self.address(&destination) else {
+            return leave(Outcome::PassedNotOurs);
+        };
         let odds = match F::parse(&frame) {
             Ok(parsed) => Odds::Ports(parsed, None),
             Err(Odd::Pass(outcome)) => Odds::Pass(outcome),
@@ -92,6 +101,10 @@ impl<F: Net> Simulation for SimTables<F> {
         let (parsed, datagram) = match odds {
             Odds::Ports(parsed, datagram) => (parsed, datagram),
             Odds::Pass(outcome) => return leave(outcome),
+            Odds::Later(_) if at_xdp => return leave(Outcome::PassedToTcFragment),
+            Odds::Later(known) => {
+                return leave(later(known, Phase::Before, DeviceKind::Uplink, Some(address)));
+            }
             Odds::Translated(flow, outcome, _) if at_xdp && flow.action() != Action::Stack => {
                 let fragment = outcome == Outcome::ForwardedFragment;
                 return leave(if fragment {
@@ -115,20 +128,21 @@ impl<F: Net> Simulation for SimTables<F> {
         };
         let kind = DeviceKind::Uplink;
         let arrival = Arrival { device, kind };
-        let (flow, outcome) = match before::<F, _>(self, &arrival, &parsed, || Some(&mut scratch)) {
-            Before::Leave(outcome) => {
-                self.note(datagram, &parsed, at_xdp, frame);
-                return leave(outcome);
-            }
-            Before::Translate(flow, outcome) => (*flow, outcome),
+        let Before { flow, outcome } = before::<F, _>(self, &parsed).unwrap_or_else(|| {
+            scratch.parsed = parsed;
+            let outcome = open(self, &arrival, &mut scratch, address);
+            opened(&scratch, outcome)
+        });
+        let Some(flow) = flow.copied() else {
+            self.note(datagram, &parsed, at_xdp, frame);
+            return leave(outcome);
         };
         let mut aged = frame.to_vec();
         if flow.action() == Action::Neighbour {
             if !age::<F>(&mut aged) {
-                return Verdict {
-                    outcome: Outcome::DroppedExpired,
-                    frame: Some(self.note(datagram, &parsed, at_xdp, frame)),
-                };
+                // Remembered, but it goes nowhere.
+                self.note(datagram, &parsed, at_xdp, frame);
+                return leave(Outcome::DroppedExpired);
             }
             if at_xdp {
                 let (out, mac) = site.hop(flow.to.destination.into());

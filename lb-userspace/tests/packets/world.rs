@@ -9,17 +9,18 @@ use aya::{
     programs::{Program as Loaded, SchedClassifier, Xdp, XdpMode},
 };
 use lb_common::abi::{
-    COUNTERS, Counter, Device, Event, Family as _, Hook, Node, Outcome, ROWS_PER_ELEMENT, Rows, V4, V6,
-    XDP_OUT, names,
+    COUNTERS, Counter, Device, Event, Family as _, Held, Hook, Node, Outcome, ROWS_PER_ELEMENT, Rows, V4, V6,
+    Waiting, XDP_OUT, names,
 };
 use lb_lab::skip;
-use lb_userspace::load::embedded;
+use lb_userspace::load::{embedded, verify_one};
 
 use crate::{
     maps::{FamilyMaps, elements, rows, take, typed},
     namespace,
     simulation::Common,
     site::{Dev, Family, Host, Site, Svc},
+    tap::Tap,
 };
 
 /// Ports for SNAT.
@@ -132,6 +133,10 @@ pub(crate) struct World {
     six: Box<dyn FamilyMaps>,
     node: Array<MapData, Node>,
     fragment_id: Array<MapData, u32>,
+    held: Array<MapData, Held>,
+    waiting: Array<MapData, Waiting>,
+    /// Hears what programs send by themselves.
+    pub(crate) tap: Tap,
     counters: PerCpuArray<MapData, Counter>,
     counted: Vec<Counter>,
     devices: BTreeMap<Dev, u32>,
@@ -190,6 +195,9 @@ impl World {
         let mut world = Self {
             node: typed(&mut ebpf, names::NODE),
             fragment_id: typed(&mut ebpf, names::FRAGMENT_ID),
+            held: typed(&mut ebpf, names::HELD),
+            waiting: typed(&mut ebpf, names::WAITING),
+            tap: Tap::new(),
             counters,
             counted: Vec::new(),
             devices,
@@ -266,6 +274,27 @@ impl World {
     pub(crate) fn restart_ids(&mut self) {
         let set = self.fragment_id.set(0, 0, 0);
         set.expect("fragment_id has one element");
+    }
+
+    /// From now on no fragment waits for the first one of its datagram.
+    pub(crate) fn forget_held(&mut self) {
+        let mut waiting = self.waiting.get(&0, 0).expect("waiting has one element");
+        waiting.datagrams.fill(Waiting::FREE);
+        let set = self.waiting.set(0, waiting, 0);
+        set.expect("waiting has one element");
+        self.tap.forget();
+    }
+
+    /// Makes the fragments older that wait for the first one of their datagram.
+    pub(crate) fn age_held(&mut self, ticks: u32) {
+        let waiting = self.waiting.get(&0, 0).expect("waiting has one element");
+        for (slot, datagram) in (0..).zip(waiting.datagrams) {
+            if datagram != Waiting::FREE {
+                let mut held = self.held.get(&slot, 0).expect("the slot is there");
+                held.seen = held.seen.wrapping_sub(ticks);
+                self.held.set(slot, held, 0).expect("the slot is there");
+            }
+        }
     }
 
     /// The site as a family sees it.
@@ -366,15 +395,12 @@ fn load(ebpf: &mut Ebpf, program: Program) {
     let loaded = ebpf
         .program_mut(name)
         .unwrap_or_else(|| panic!("the object has no program {name}"));
-    let result = match loaded {
-        // A queue can be named in the context of a run only while the device has a program.
-        Loaded::Xdp(xdp) => xdp
-            .load()
-            .and_then(|()| xdp.attach(Dev::Up0.name(), XdpMode::Driver).map(drop)),
-        Loaded::SchedClassifier(tc) => tc.load(),
-        _ => panic!("{name} is of another type"),
-    };
-    result.unwrap_or_else(|error| panic!("{name}: {error:?}"));
+    verify_one(loaded).unwrap_or_else(|error| panic!("{name}: {error:?}"));
+    // A queue can be named in the context of a run only while the device has a program.
+    if let Loaded::Xdp(xdp) = loaded {
+        xdp.attach(Dev::Up0.name(), XdpMode::Driver)
+            .unwrap_or_else(|error| panic!("{name}: {error:?}"));
+    }
 }
 
 fn options<'a>(frame: &'a [u8], out: &'a mut [u8], ctx: &'a [u8]) -> TestRunOptions<'a> {

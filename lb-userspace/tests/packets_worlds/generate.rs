@@ -42,10 +42,8 @@ pub(crate) struct Switches {
 pub(crate) const SWITCHES: Switches = Switches {
     affinity: true,
     source_ranges: true,
-    // Off: a socket of this node that is reached under --masquerade-all keeps the client's address (worlds 48, 54), and
-    // so does a pod of another node that comes back to itself without pod detection (world 107).
-    masquerade_all: false,
-    no_pod_detection: false,
+    masquerade_all: true,
+    no_pod_detection: true,
     external_ip_ranges: true,
     conflicts: true,
 };

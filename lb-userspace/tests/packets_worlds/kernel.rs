@@ -11,7 +11,7 @@ use lb_common::abi::{
     Addr4, Addr6, Affinity, AffinityKey, COUNTERS, Counter, Flow, Hook, Outcome, Tuple, V4, V6, names,
 };
 use lb_userspace::{
-    load::embedded,
+    load::{embedded, verify_one},
     maps::{MapStore, bpf, flows},
     plan::Capacities,
 };
@@ -264,13 +264,10 @@ fn load(ebpf: &mut Ebpf, program: Program) {
     let loaded = ebpf
         .program_mut(name)
         .unwrap_or_else(|| panic!("the object has no program {name}"));
-    let result = match loaded {
-        // A queue can be named in the context of a run only while the device has a program.
-        Loaded::Xdp(xdp) => xdp
-            .load()
-            .and_then(|()| xdp.attach(Dev::Up0.name(), XdpMode::Driver).map(drop)),
-        Loaded::SchedClassifier(tc) => tc.load(),
-        _ => panic!("{name} is of another type"),
-    };
-    result.unwrap_or_else(|error| panic!("{name}: {error:?}"));
+    verify_one(loaded).unwrap_or_else(|error| panic!("{name}: {error:?}"));
+    // A queue can be named in the context of a run only while the device has a program.
+    if let Loaded::Xdp(xdp) = loaded {
+        xdp.attach(Dev::Up0.name(), XdpMode::Driver)
+            .unwrap_or_else(|error| panic!("{name}: {error:?}"));
+    }
 }

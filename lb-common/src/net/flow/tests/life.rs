@@ -257,9 +257,10 @@ fn the_answer_of_a_handshake_never_belongs_to_a_closing_flow<F: Net>() {
 
     // The same in front of it: a process of the node and a pod elsewhere.
     let node = super::world::node::<F>(0, &[POD_2]);
-    let _ = node.emit(LB0, &packet::tcp(PROCESS, VIP).syn());
-    let _ = node.arrive(UPLINK, &packet::tcp(POD_2, PROCESS).flags(RST | ACK));
-    let direct = packet::tcp(POD_2, PROCESS).syn_ack();
+    let process = "192.168.1.1:50007"; // a port of the range for SNAT is kept
+    let _ = node.emit(LB0, &packet::tcp(process, VIP).syn());
+    let _ = node.arrive(UPLINK, &packet::tcp(POD_2, process).flags(RST | ACK));
+    let direct = packet::tcp(POD_2, process).syn_ack();
     let journey = node.arrive(UPLINK, &direct);
     expect::<F>("in front of it", &journey, Fate::Received(UPLINK), &direct);
     assert_eq!(journey.outcomes, [Outcome::PassedNotOurs]);

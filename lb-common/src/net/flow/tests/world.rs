@@ -55,6 +55,8 @@ pub(super) const NODE_PORT_2: &str = "192.168.1.2:30080";
 pub(super) const OUTSIDE: &str = "198.51.100.7:40000";
 /// A process of the node.
 pub(super) const PROCESS: &str = "192.168.1.1:40000";
+/// Its address, and a port of the range for SNAT: processes of nodes share their address with the node's flows.
+pub(super) const PROCESS_ANEW: &str = "192.168.1.1:0";
 /// A process in pod A.
 pub(super) const CLIENT_A: &str = "10.244.1.10:40000";
 
