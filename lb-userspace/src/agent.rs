@@ -7,7 +7,7 @@ mod cluster;
 mod devices;
 mod events;
 mod health;
-mod heap;
+pub mod heap;
 pub mod lock;
 mod metrics;
 pub mod report;
@@ -90,21 +90,14 @@ pub async fn run(config: Config) -> Result<()> {
     load::embedded()?;
     probe::check(&instance.bpffs, tc_attach)?;
     let _lock = Lock::take(&instance)?;
-
     let mut tasks = JoinSet::new();
     let (changes, for_reconciler) = apply::channel();
     let (cluster_sender, cluster) = watch::channel(Cluster::default());
     let (events_sender, events) = mpsc::channel(EVENTS);
-    // Probes are answered from the start: not before something is live can they be told that it is.
     let in_cluster = matches!(source, SourceConfig::Kubernetes(_));
     let health = Health::new(changes.backlog(), timeout, cluster.clone(), in_cluster);
     let (gauges_sender, gauges) = watch::channel(None);
     let (checks_sender, checks) = watch::channel(Checks::default());
-    let servers = vec![
-        (addresses, "healthz", health.respond()),
-        (metrics_addresses, "metrics", metrics::respond(&health, gauges)),
-    ];
-    tasks.spawn(health::listen(servers, checks_sender.clone()));
     let (warnings_sender, warnings) = watch::channel(Vec::new());
     let source_name = match source {
         SourceConfig::Kubernetes(options) => {
@@ -120,6 +113,12 @@ pub async fn run(config: Config) -> Result<()> {
         }
     };
     info!(node = node_name, instance = instance.name, "starting");
+    // Probes are answered from the start: not before something is live can they be told that it is.
+    let servers = vec![
+        (addresses, "healthz", health.respond()),
+        (metrics_addresses, "metrics", metrics::respond(&health, gauges)),
+    ];
+    tasks.spawn(health::listen(servers, checks_sender.clone()));
     let identity = NodeIdentity {
         name: node_name.clone(),
         external_ip_ranges: pairs(&external_ip_ranges),
@@ -146,7 +145,8 @@ pub async fn run(config: Config) -> Result<()> {
     tasks.spawn(follow_hints(cluster.clone(), hints, hints_sender));
     let facts = node::watch(hints_receiver).await?;
 
-    let capacities = load::Capacities::default().with_flows(max_flows);
+    let planned = Capacities::holding(cluster.borrow().served.values().flatten());
+    let capacities = load::Capacities::from_iter(planned.by_map()).with_flows(max_flows);
     let settings = PlanSettings {
         seed,
         snat_ports,
@@ -158,7 +158,7 @@ pub async fn run(config: Config) -> Result<()> {
         hertz: node::hertz().context("cannot learn how fast the kernel's clock ticks")?,
         capacities: Capacities {
             embryos: capacities.embryos(),
-            ..Capacities::default()
+            ..planned
         },
     };
     let mut loaded = load::load(load::Options {

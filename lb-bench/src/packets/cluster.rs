@@ -53,7 +53,7 @@ fn service(family: Family, number: u32) -> ServicePort {
             .iter()
             .map(|backend| (backend.address, backend.port))
             .collect(),
-        backends,
+        backends: backends.into(),
     }
 }
 

@@ -71,12 +71,7 @@ impl Instance {
             let program = ebpf
                 .program_mut(name)
                 .with_context(|| format!("the object has no {name}"))?;
-            match program {
-                Program::Xdp(xdp) => xdp.load(),
-                Program::SchedClassifier(tc) => tc.load(),
-                _ => anyhow::bail!("{name} is of another type"),
-            }
-            .with_context(|| format!("the kernel refuses {name}"))?;
+            load::verify_one(program).with_context(|| format!("the kernel refuses {name}"))?;
         }
         let slots = [slots::<V4>(&mut ebpf)?, slots::<V6>(&mut ebpf)?];
         let counters = ebpf

@@ -86,12 +86,12 @@ fn service(number: u32) -> Service {
 pub(crate) fn slice(number: u32, endpoints: impl IntoIterator<Item = u32>) -> EndpointSlice {
     let endpoint = |endpoint| Endpoint {
         address: endpoint_ip(number, endpoint),
-        node: Some(format!("node-{}", (number + endpoint) % 100)),
+        node: Some(format!("node-{}", (number + endpoint) % 100).into()),
         ready: true,
         serving: true,
         terminating: false,
-        for_zones: vec![],
-        for_nodes: vec![],
+        for_zones: [].into(),
+        for_nodes: [].into(),
     };
     EndpointSlice {
         key: ObjectKey::new(NAMESPACE, &format!("{}-a", name(number))),

@@ -70,7 +70,7 @@ impl Serving {
                     Some(address) => all.by_address.entry((address, frontend.port)).or_default(),
                     None => all.by_node_port.entry((port.id.ipv6, frontend.port)).or_default(),
                 };
-                serving.extend(&port.serving);
+                serving.extend(port.serving.iter().copied());
             }
         }
         all

@@ -101,8 +101,8 @@ mod tests {
             endpoints_exist: true,
             affinity: None,
             source_ranges: None,
-            backends: vec![],
-            serving: vec![],
+            backends: [].into(),
+            serving: [].into(),
         };
         let mut cluster = Cluster::default();
         cluster.served.insert(ObjectKey::new("shop", "web"), vec![port]);

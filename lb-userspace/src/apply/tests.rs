@@ -32,14 +32,15 @@ fn service(name: &str, octet: u8) -> ServicePort {
         endpoints_exist: true,
         affinity: None,
         source_ranges: None,
-        backends: vec![BackendEndpoint {
+        backends: [BackendEndpoint {
             address: [10, 1, 0, octet].into(),
             port: 8080,
             on_this_node: true,
             in_local: true,
             in_cluster: true,
-        }],
-        serving: vec![],
+        }]
+        .into(),
+        serving: [].into(),
     }
 }
 

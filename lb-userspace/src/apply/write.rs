@@ -12,8 +12,8 @@ pub fn write(store: &mut MapStore, op: &Op) -> Result<(), MapError> {
     match op {
         Op::Node(node) => store.node.put(&0, node),
         Op::Device { index, device } => put_or_remove(&mut *store.devices, index, device.as_ref()),
-        Op::Table { first, rows } => {
-            for (element, chunk) in (*first..).zip(rows.chunks(ROWS_PER_ELEMENT)) {
+        Op::Table { first, lookup } => {
+            for (element, chunk) in (*first..).zip(lookup.rows().chunks(ROWS_PER_ELEMENT)) {
                 let mut rows = Rows {
                     rows: [0; ROWS_PER_ELEMENT],
                 };

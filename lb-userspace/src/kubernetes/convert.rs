@@ -402,7 +402,9 @@ fn endpoint(endpoint: &discovery::Endpoint, ipv6: bool, report: &mut Report) -> 
     let hints = endpoint.hints.clone().unwrap_or_default();
     Some(Endpoint {
         address,
-        node: endpoint.node_name.clone().filter(|name| !name.is_empty()),
+        node: (endpoint.node_name.as_deref())
+            .filter(|name| !name.is_empty())
+            .map(Into::into),
         ready: conditions.ready.unwrap_or(true),
         serving: conditions.serving.unwrap_or(true),
         terminating: conditions.terminating.unwrap_or(false),

@@ -36,7 +36,8 @@ struct Claimant {
 /// All claims of all Services.
 #[derive(Default, Debug)]
 pub(super) struct Claims {
-    claimants: HashMap<Claim, BTreeSet<Claimant>>,
+    /// In line: sorted. Hardly ever more than one, for which a tree would be ten times its size.
+    claimants: HashMap<Claim, Vec<Claimant>>,
     contested: BTreeSet<Claim>,
 }
 
@@ -83,7 +84,10 @@ impl Claims {
         for claim in Claim::of(service) {
             let line = self.claimants.entry(claim).or_default();
             concerned.extend(line.iter().map(|other| other.key.clone()));
-            line.insert(claimant.clone());
+            if let Err(place) = line.binary_search(&claimant) {
+                line.reserve_exact(1);
+                line.insert(place, claimant.clone());
+            }
             if line.len() > 1 {
                 self.contested.insert(claim);
             }
@@ -97,7 +101,9 @@ impl Claims {
             let Some(line) = self.claimants.get_mut(&claim) else {
                 continue;
             };
-            line.remove(&claimant);
+            if let Ok(place) = line.binary_search(&claimant) {
+                line.remove(place);
+            }
             concerned.extend(line.iter().map(|other| other.key.clone()));
             if line.len() < 2 {
                 self.contested.remove(&claim);
@@ -112,7 +118,7 @@ impl Claims {
     pub(super) fn owns(&self, key: &ObjectKey, claim: &Claim) -> bool {
         self.claimants
             .get(claim)
-            .and_then(BTreeSet::first)
+            .and_then(|line| line.first())
             .is_some_and(|owner| owner.key == *key)
     }
 

@@ -3,7 +3,7 @@
 //! Input: the joined Services and EndpointSlices. Output: one [`ServicePort`] per Service port and family.
 //! Not here: map indices and tables, see `plan`.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, sync::Arc};
 
 use lb_common::abi::{FrontendKind, Protocol};
 
@@ -53,9 +53,9 @@ pub struct ServicePort {
     pub source_ranges: Option<Vec<(IpAddr, u8)>>,
     /// Backends that new flows may be sent to, in the canonical order that all nodes agree on: by address,
     /// then port. No duplicates.
-    pub backends: Vec<BackendEndpoint>,
+    pub backends: Arc<[BackendEndpoint]>,
     /// Endpoints that still serve (and so may keep UDP flows), whether or not new flows go there. Sorted.
-    pub serving: Vec<(IpAddr, u16)>,
+    pub serving: Arc<[(IpAddr, u16)]>,
 }
 
 /// An address that a Service port is served on.

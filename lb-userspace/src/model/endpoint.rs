@@ -1,6 +1,6 @@
 //! Endpoints: who can answer for a Service.
 
-use std::{net::IpAddr, time::SystemTime};
+use std::{net::IpAddr, sync::Arc, time::SystemTime};
 
 use lb_common::abi::Protocol;
 
@@ -18,7 +18,7 @@ pub struct EndpointSlice {
     /// Where its endpoints listen.
     pub ports: Vec<EndpointPort>,
     /// Its endpoints.
-    pub endpoints: Vec<Endpoint>,
+    pub endpoints: Arc<[Endpoint]>,
     /// When that changed in the cluster which last made it change.
     pub triggered: Option<SystemTime>,
 }
@@ -40,7 +40,7 @@ pub struct Endpoint {
     /// Its address.
     pub address: IpAddr,
     /// Name of its node. `None`: it is local nowhere.
-    pub node: Option<String>,
+    pub node: Option<Box<str>>,
     /// It wants new connections.
     pub ready: bool,
     /// It can answer.
@@ -48,7 +48,7 @@ pub struct Endpoint {
     /// It is shutting down.
     pub terminating: bool,
     /// Zones whose clients should use it.
-    pub for_zones: Vec<String>,
+    pub for_zones: Box<[String]>,
     /// Nodes whose clients should use it.
-    pub for_nodes: Vec<String>,
+    pub for_nodes: Box<[String]>,
 }

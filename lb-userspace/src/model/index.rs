@@ -106,7 +106,16 @@ pub struct Index {
 #[derive(Default, Debug)]
 struct Joined {
     service: Option<Service>,
-    slices: BTreeMap<String, EndpointSlice>,
+    /// Sorted by name. Most Services have one: a tree for it would be ten times its size.
+    slices: Vec<EndpointSlice>,
+}
+
+impl Joined {
+    /// Where the slice of this name is, or belongs.
+    fn position(&self, name: &str) -> Result<usize, usize> {
+        self.slices
+            .binary_search_by(|slice| slice.key.name.as_str().cmp(name))
+    }
 }
 
 impl Index {
@@ -282,7 +291,8 @@ impl Index {
             self.delete_slice(&slice.key.clone());
         }
         let joined = self.services.entry(owner.clone()).or_default();
-        if joined.slices.get(&slice.key.name) == Some(&slice) {
+        let position = joined.position(&slice.key.name);
+        if position.is_ok_and(|position| joined.slices[position] == slice) {
             return;
         }
         if joined.service.is_some() {
@@ -291,7 +301,13 @@ impl Index {
             self.changed.origins.triggered[usize::from(slice.ipv6)].extend(slice.triggered);
         }
         self.owners.insert(slice.key.clone(), owner);
-        joined.slices.insert(slice.key.name.clone(), slice);
+        match position {
+            Ok(position) => joined.slices[position] = slice,
+            Err(position) => {
+                joined.slices.reserve_exact(1);
+                joined.slices.insert(position, slice);
+            }
+        }
     }
 
     fn delete_slice(&mut self, key: &ObjectKey) {
@@ -299,7 +315,9 @@ impl Index {
             return;
         };
         if let Some(joined) = self.services.get_mut(&owner) {
-            joined.slices.remove(&key.name);
+            if let Ok(position) = joined.position(&key.name) {
+                joined.slices.remove(position);
+            }
             if joined.service.is_some() {
                 self.changed.services.insert(owner.clone());
                 self.changed.origins.endpoints += 1;
@@ -331,7 +349,12 @@ impl Index {
     /// Marks the Services that have such an endpoint. Looks at all endpoints: for rare events only.
     fn mark_services(&mut self, concerned: impl Fn(&Endpoint) -> bool) {
         let has_one = |joined: &Joined| {
-            joined.service.is_some() && joined.slices.values().flat_map(|s| &s.endpoints).any(&concerned)
+            joined.service.is_some()
+                && joined
+                    .slices
+                    .iter()
+                    .flat_map(|s| s.endpoints.iter())
+                    .any(&concerned)
         };
         let marked = self
             .services
@@ -435,10 +458,10 @@ impl Index {
             )
         };
         let mut endpoints = BTreeMap::new();
-        for slice in joined.slices.values().filter(|slice| slice.ipv6 == ipv6) {
+        for slice in joined.slices.iter().filter(|slice| slice.ipv6 == ipv6) {
             let answers_for = |p: &&_| endpoint_port_matches(p, port);
             for number in slice.ports.iter().filter(answers_for).map(|p| p.port) {
-                for endpoint in &slice.endpoints {
+                for endpoint in slice.endpoints.iter() {
                     let known = endpoints.entry((endpoint.address, number)).or_insert(endpoint);
                     if rank(endpoint) > rank(known) {
                         *known = endpoint;
@@ -453,7 +476,7 @@ impl Index {
         let on_this_node = self.is_here(endpoint);
         // Of this node the cluster may think what it likes: we are running. A node without an object is not
         // lost either: manifests in a directory need not describe the nodes.
-        let node = endpoint.node.as_ref().and_then(|name| self.nodes.get(name));
+        let node = endpoint.node.as_deref().and_then(|name| self.nodes.get(name));
         Candidate {
             on_this_node,
             ready: endpoint.ready,
@@ -466,7 +489,7 @@ impl Index {
     }
 
     fn is_here(&self, endpoint: &Endpoint) -> bool {
-        endpoint.node.as_ref() == Some(&self.identity.name)
+        endpoint.node.as_deref() == Some(self.identity.name.as_str())
     }
 }
 

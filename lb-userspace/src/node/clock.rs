@@ -1,5 +1,7 @@
 //! How fast the kernel's clock ticks.
 
+use std::fs;
+
 use nix::time::{ClockId, clock_getres};
 
 /// Timer interrupts a second (`CONFIG_HZ`): the coarse clock moves by one at each.
@@ -12,6 +14,14 @@ pub fn hertz() -> nix::Result<u32> {
     Ok((1_000_000_000 + nanoseconds / 2)
         .checked_div(nanoseconds)
         .unwrap_or(1) as u32)
+}
+
+/// The kernel's count of timer interrupts, as programs read it; `None`: it does not say (that takes root).
+#[must_use]
+pub fn jiffies() -> Option<u64> {
+    let text = fs::read_to_string("/proc/timer_list").ok()?;
+    let mut lines = text.lines();
+    lines.find_map(|line| line.strip_prefix("jiffies: ")?.trim().parse().ok())
 }
 
 #[cfg(test)]

@@ -12,9 +12,9 @@ pub mod sockets;
 mod sysctl;
 mod watch;
 
-pub use clock::hertz;
+pub use clock::{hertz, jiffies};
 pub use hints::{DeviceOverride, Hints, Pattern};
-pub use netlink::NetlinkError;
+pub use netlink::{NetlinkError, snapshot};
 pub use ports::PortSet;
 pub use prefix::Prefix;
 pub use snapshot::{Address, Link, LinkKind, Route, Snapshot};

@@ -89,6 +89,16 @@ impl Stale {
     }
 }
 
+/// Links, addresses and routes as they are now, in the calling thread's network namespace.
+///
+/// # Errors
+/// If the kernel cannot be asked.
+pub async fn snapshot() -> Result<Snapshot, NetlinkError> {
+    let mut snapshot = Snapshot::default();
+    Netlink::open()?.read(&mut snapshot, Stale::ALL).await?;
+    Ok(snapshot)
+}
+
 impl Netlink {
     /// Listens from now on: what is read afterwards misses nothing.
     pub(super) fn open() -> Result<Self, NetlinkError> {

@@ -27,12 +27,11 @@ pub(super) fn operations(planner: &Planner) -> Vec<Op> {
     ops.sources(v4);
     ops.sources(v6);
 
-    ops.list.extend(
-        planner
-            .tables()
-            .unwritten()
-            .map(|(first, rows)| Op::Table { first, rows }),
-    );
+    ops.list
+        .extend(planner.tables().unwritten().map(|(first, lookup)| Op::Table {
+            first,
+            lookup: lookup.clone(),
+        }));
     ops.ranges(v4);
     ops.ranges(v6);
     ops.sets(v4);

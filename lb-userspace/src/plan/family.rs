@@ -12,18 +12,22 @@ use std::{
     time::Duration,
 };
 
-use lb_common::abi::{Family, Frontend, FrontendKey, FrontendKind, Service, Source, names};
+use lb_common::{
+    abi::{Family, Frontend, FrontendKey, FrontendKind, Service, Source, names},
+    maglev::elements_for,
+};
 use thiserror::Error;
 
 use super::{
     addresses::{Addresses, Moved},
     alloc::{Region, Regions},
+    capacities::Capacities,
     entries::Entries,
     layout::{self, Arrangement, Surroundings, TooManyBackends},
     op::FamilyOp,
     port::{Draft, DraftOps, Lease, Port},
     ranges::Ranges,
-    settings::{Capacities, PlanSettings},
+    settings::PlanSettings,
     tables::{TableRef, Tables},
 };
 use crate::model::{ServicePort, ServicePortId};
@@ -33,7 +37,9 @@ use crate::model::{ServicePort, ServicePortId};
 pub(super) enum Unplaced {
     #[error("it has {0} endpoints, and a set holds at most 65534: split the Service")]
     Backends(usize),
-    #[error("the map `{map}` has no room for {wanted} more entries: fewer Services or endpoints would fit")]
+    #[error(
+        "the map `{map}` has no room for {wanted} more entries: restart the agent, which sizes its maps by what it finds; no flow is lost"
+    )]
     Full { map: &'static str, wanted: u32 },
 }
 
@@ -408,26 +414,19 @@ impl<F: Family> FamilyPlanner<F> {
                 return Err(full::<F>(names::RANGES, wanted));
             }
         }
-        let (local, cluster) = (
-            lease.arrangement.local_rows(seed),
-            lease.arrangement.cluster_rows(seed),
-        );
-        let wanted = (local.len() + cluster.len()) as u32;
-        let claimed = tables.claim(local).is_some_and(|local| {
-            lease.local = local;
-            tables.claim(cluster).is_some_and(|cluster| {
-                lease.cluster = cluster;
-                true
-            })
-        });
-        if !claimed {
+        let local = lease.arrangement.local_table(seed);
+        let cluster = lease.arrangement.cluster_table(seed);
+        let wanted = elements_for(local.size()) + elements_for(cluster.size());
+        let claims = tables.claim(local).map(|local| (local, tables.claim(cluster)));
+        let Some((local, Some(cluster))) = claims else {
+            lease.local = claims.map(|(local, _)| local).unwrap_or_default();
             self.give_back(lease, tables);
-            let wanted = lb_common::maglev::elements_for(wanted);
             return Err(Unplaced::Full {
                 map: names::MAGLEV,
                 wanted,
             });
-        }
+        };
+        (lease.local, lease.cluster) = (local, cluster);
         Ok(lease)
     }
 

@@ -12,15 +12,12 @@ use std::{
     time::Duration,
 };
 
-use lb_common::{
-    abi::{
-        Address, Backend, Device, DeviceKind, Family, Frontend, FrontendKey, Node, Set, Source, SourceClass,
-        V4, V6, XDP_OUT,
-    },
-    maglev::{self, Preference},
+use lb_common::abi::{
+    Address, Backend, Device, DeviceKind, Family, Frontend, FrontendKey, Node, Set, Source, SourceClass, V4,
+    V6, XDP_OUT,
 };
 
-use super::settings::PlanSettings;
+use super::{lookup_table::LookupTable, settings::PlanSettings};
 use crate::model::{DeviceFacts, NodeFacts, ServicePort, ServicePortId};
 
 /// A Service port's policies and backends: all of its set but the places.
@@ -50,7 +47,7 @@ impl<A: Copy + Ord + AsRef<[u8]> + Into<IpAddr>> Arrangement<A> {
     ) -> Result<Self, TooManyBackends> {
         let hosts = &surroundings.hosts;
         let mut parts: [Vec<Backend<A>>; 3] = Default::default();
-        for endpoint in &port.backends {
+        for endpoint in port.backends.iter() {
             let Some(address) = F::from_ip(endpoint.address) else {
                 continue;
             };
@@ -108,28 +105,17 @@ impl<A: Copy + Ord + AsRef<[u8]> + Into<IpAddr>> Arrangement<A> {
     }
 
     /// The table of the Local scope.
-    pub(super) fn local_rows(&self, seed: u32) -> Arc<[u16]> {
-        self.rows(seed, 0..self.local)
+    pub(super) fn local_table(&self, seed: u32) -> LookupTable {
+        LookupTable::new(seed, &self.backends, 0..self.local)
     }
 
     /// The table of the Cluster scope.
-    pub(super) fn cluster_rows(&self, seed: u32) -> Arc<[u16]> {
-        self.rows(seed, self.cluster_from..self.backends.len() as u16)
-    }
-
-    fn rows(&self, seed: u32, scope: std::ops::Range<u16>) -> Arc<[u16]> {
-        let mut canonical: Vec<u16> = scope.collect();
-        let backend = |position: &u16| &self.backends[usize::from(*position)];
-        canonical.sort_unstable_by_key(|position| (backend(position).address, backend(position).port));
-        let size = maglev::size_for(canonical.len() as u32);
-        let mut preferences: Vec<_> = canonical
-            .iter()
-            .map(backend)
-            .map(|backend| Preference::new(seed, backend.address.as_ref(), backend.port, size))
-            .collect();
-        let mut rows = vec![0; size as usize];
-        maglev::fill(&mut preferences, &mut rows);
-        rows.iter().map(|turn| canonical[usize::from(*turn)]).collect()
+    pub(super) fn cluster_table(&self, seed: u32) -> LookupTable {
+        LookupTable::new(
+            seed,
+            &self.backends,
+            self.cluster_from..self.backends.len() as u16,
+        )
     }
 }
 
@@ -363,7 +349,7 @@ pub(super) fn device(facts: &DeviceFacts) -> Device {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use lb_common::abi::{Addr4, Protocol};
 
     use super::*;
@@ -395,11 +381,11 @@ mod tests {
                     in_cluster: *in_cluster,
                 })
                 .collect(),
-            serving: vec![],
+            serving: [].into(),
         }
     }
 
-    fn arrange(backends: &[(u8, bool, bool, bool)]) -> Arrangement<Addr4> {
+    pub(in crate::plan) fn arrange(backends: &[(u8, bool, bool, bool)]) -> Arrangement<Addr4> {
         let own = NodeFacts {
             own: vec![[10, 1, 0, 8].into()],
             ..NodeFacts::default()
@@ -432,12 +418,12 @@ mod tests {
     #[test]
     fn an_empty_scope_has_no_rows_and_a_single_backend_has_one() {
         let set = arrange(&[(1, false, false, true)]);
-        assert_eq!(set.local_rows(1).len(), 0);
-        assert_eq!(*set.cluster_rows(1), [0]);
+        assert_eq!(set.local_table(1).rows().len(), 0);
+        assert_eq!(set.cluster_table(1).rows(), [0]);
         let set = arrange(&[(1, true, true, false), (2, false, false, true)]);
         assert_eq!(
-            (&*set.local_rows(1), &*set.cluster_rows(1)),
-            (&[0u16][..], &[1u16][..])
+            (set.local_table(1).rows(), set.cluster_table(1).rows()),
+            (vec![0], vec![1])
         );
     }
 
@@ -456,12 +442,13 @@ mod tests {
             (4, true, true, true),
         ]);
         assert_ne!(
-            here.cluster_rows(7),
-            there.cluster_rows(7),
+            here.cluster_table(7).rows(),
+            there.cluster_table(7).rows(),
             "the positions differ"
         );
         let chosen = |set: &Arrangement<Addr4>| -> Vec<_> {
-            set.cluster_rows(7)
+            set.cluster_table(7)
+                .rows()
                 .iter()
                 .map(|row| set.backends[usize::from(*row)].address)
                 .collect()

@@ -7,10 +7,12 @@
 
 mod addresses;
 mod alloc;
+mod capacities;
 mod diff;
 mod entries;
 mod family;
 mod layout;
+mod lookup_table;
 mod op;
 mod planner;
 mod port;
@@ -18,6 +20,8 @@ mod ranges;
 mod settings;
 mod tables;
 
+pub use capacities::Capacities;
+pub use lookup_table::LookupTable;
 pub use op::{FamilyOp, Op};
 pub use planner::{Counts, Failure, Planner};
-pub use settings::{Capacities, PlanSettings};
+pub use settings::PlanSettings;

@@ -7,6 +7,8 @@ use lb_common::abi::{
     V6,
 };
 
+use super::lookup_table::LookupTable;
+
 /// One write. `None` as a value removes the entry; removing what is absent succeeds.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Op {
@@ -23,8 +25,8 @@ pub enum Op {
     Table {
         /// Its first element.
         first: u32,
-        /// Its rows.
-        rows: Arc<[u16]>,
+        /// What it is.
+        lookup: LookupTable,
     },
     /// A write to the maps of IPv4.
     V4(FamilyOp<V4>),

@@ -2,7 +2,9 @@
 
 use std::{net::IpAddr, ops::RangeInclusive, time::Duration};
 
-use lb_common::abi::{Node, capacity};
+use lb_common::abi::Node;
+
+use super::capacities::Capacities;
 
 /// Settings of a plan.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -27,48 +29,6 @@ pub struct PlanSettings {
     pub hertz: u32,
     /// How much the maps hold.
     pub capacities: Capacities,
-}
-
-/// Elements that the maps hold (per family, where a map exists once per family).
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Capacities {
-    /// Map `devices`.
-    pub devices: u32,
-    /// Maps `addresses`.
-    pub addresses: u32,
-    /// Maps `sources`.
-    pub sources: u32,
-    /// Maps `frontends`.
-    pub frontends: u32,
-    /// Maps `services`.
-    pub services: u32,
-    /// Maps `sets`.
-    pub sets: u32,
-    /// Maps `backends`.
-    pub backends: u32,
-    /// Maps `ranges`.
-    pub ranges: u32,
-    /// Map `maglev`.
-    pub maglev: u32,
-    /// Maps `embryos`; a power of two.
-    pub embryos: u32,
-}
-
-impl Default for Capacities {
-    fn default() -> Self {
-        Self {
-            devices: capacity::DEVICES,
-            addresses: capacity::ADDRESSES,
-            sources: capacity::SOURCES,
-            frontends: capacity::FRONTENDS,
-            services: capacity::SERVICES,
-            sets: capacity::SETS,
-            backends: capacity::BACKENDS,
-            ranges: capacity::RANGES,
-            maglev: capacity::MAGLEV,
-            embryos: capacity::EMBRYOS,
-        }
-    }
 }
 
 impl PlanSettings {

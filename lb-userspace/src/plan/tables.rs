@@ -1,21 +1,21 @@
-//! Lookup tables, shared: sets whose tables are equal row by row have one table between them.
+//! Lookup tables, shared: sets whose tables are equal have one table between them.
 
-use std::{
-    collections::{BTreeSet, HashMap},
-    sync::Arc,
-};
+use std::collections::{BTreeSet, HashMap};
 
 use lb_common::maglev;
 
-use super::alloc::{Region, Regions};
+use super::{
+    alloc::{Region, Regions},
+    lookup_table::LookupTable,
+};
 
 /// All tables that a set refers to.
 #[derive(Clone, Debug)]
 pub(super) struct Tables {
     regions: Regions,
-    by_rows: HashMap<Arc<[u16]>, Table>,
-    /// First element of each table, and its rows.
-    by_first: HashMap<u32, Arc<[u16]>>,
+    known: HashMap<LookupTable, Table>,
+    /// What each table is, by its first element.
+    by_first: HashMap<u32, LookupTable>,
     /// First elements of tables that were not written yet.
     unwritten: BTreeSet<u32>,
 }
@@ -40,32 +40,32 @@ impl Tables {
     pub(super) fn new(elements: u32) -> Self {
         Self {
             regions: Regions::new(elements),
-            by_rows: HashMap::new(),
+            known: HashMap::new(),
             by_first: HashMap::new(),
             unwritten: BTreeSet::new(),
         }
     }
 
-    /// A claim on the table with these rows; `None` if there is no room for it.
-    pub(super) fn claim(&mut self, rows: Arc<[u16]>) -> Option<TableRef> {
-        let count = u32::try_from(rows.len()).ok()?;
-        if count == 0 {
+    /// A claim on this table; `None` if there is no room for it.
+    pub(super) fn claim(&mut self, lookup: LookupTable) -> Option<TableRef> {
+        let rows = lookup.size();
+        if rows == 0 {
             return Some(TableRef::default());
         }
-        let first = match self.by_rows.get_mut(&rows) {
+        let first = match self.known.get_mut(&lookup) {
             Some(table) => {
                 table.users += 1;
                 table.region.first
             }
             None => {
-                let region = self.regions.take(maglev::elements_for(count))?;
-                self.by_first.insert(region.first, rows.clone());
+                let region = self.regions.take(maglev::elements_for(rows))?;
+                self.by_first.insert(region.first, lookup.clone());
                 self.unwritten.insert(region.first);
-                self.by_rows.insert(rows, Table { region, users: 1 });
+                self.known.insert(lookup, Table { region, users: 1 });
                 region.first
             }
         };
-        Some(TableRef { first, rows: count })
+        Some(TableRef { first, rows })
     }
 
     /// Gives up a claim. The last one to do so frees the table, after a grace period.
@@ -73,29 +73,27 @@ impl Tables {
         if claim.rows == 0 {
             return;
         }
-        let rows = self
+        let lookup = self
             .by_first
             .get(&claim.first)
             .expect("a claimed table exists")
             .clone();
         let table = self
-            .by_rows
-            .get_mut(&rows)
+            .known
+            .get_mut(&lookup)
             .expect("both indices hold the same tables");
         table.users -= 1;
         if table.users == 0 {
             self.regions.release(table.region);
-            self.by_rows.remove(&rows);
+            self.known.remove(&lookup);
             self.by_first.remove(&claim.first);
             self.unwritten.remove(&claim.first);
         }
     }
 
     /// Tables that are still to be written.
-    pub(super) fn unwritten(&self) -> impl Iterator<Item = (u32, Arc<[u16]>)> + '_ {
-        self.unwritten
-            .iter()
-            .map(|first| (*first, self.by_first[first].clone()))
+    pub(super) fn unwritten(&self) -> impl Iterator<Item = (u32, &LookupTable)> + '_ {
+        self.unwritten.iter().map(|first| (*first, &self.by_first[first]))
     }
 
     pub(super) fn wrote(&mut self, first: u32) {
@@ -118,31 +116,42 @@ impl Tables {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::plan::layout::tests::arrange;
 
     #[test]
     fn equal_tables_are_one_and_the_last_user_frees_it() {
         let mut tables = Tables::new(2);
-        let a = tables.claim([0u16].into()).unwrap();
-        let b = tables.claim([0u16].into()).unwrap();
+        let apart = arrange(&[(1, true, true, false), (2, false, false, true)]);
+        let alone = arrange(&[(7, false, false, true)]);
+        let together = arrange(&[(1, false, false, true), (2, false, false, true)]);
+        // Whoever it is: a table for one backend has one row.
+        let a = tables.claim(apart.local_table(0)).unwrap();
+        let b = tables.claim(alone.cluster_table(0)).unwrap();
         assert_eq!(a, b);
         assert_eq!(tables.unwritten().count(), 1);
         tables.wrote(a.first);
         assert!(tables.is_written(b));
-        let other = tables.claim([1u16].into()).unwrap();
-        assert_ne!(other.first, a.first);
-        assert_eq!(tables.claim([2u16].into()), None);
+        let other = tables.claim(apart.cluster_table(0)).unwrap();
+        assert_ne!(other.first, a.first, "its backend is in another position");
+        assert_eq!(tables.claim(together.cluster_table(0)), None);
         tables.release(a);
         assert!(!tables.awaits_grace());
         tables.release(b);
-        assert_eq!(tables.claim([2u16].into()), None, "not before a grace period");
+        assert!(tables.awaits_grace());
+        tables.release(other);
+        assert_eq!(
+            tables.claim(alone.cluster_table(0)),
+            None,
+            "not before a grace period"
+        );
         tables.grace_passed();
-        assert!(tables.claim([2u16].into()).is_some());
+        assert!(tables.claim(alone.cluster_table(0)).is_some());
     }
 
     #[test]
     fn a_scope_without_backends_has_no_table() {
         let mut tables = Tables::new(0);
-        let none = tables.claim([].into()).unwrap();
+        let none = tables.claim(arrange(&[]).local_table(0)).unwrap();
         assert_eq!(none.rows, 0);
         assert!(tables.is_written(none));
         tables.release(none);

@@ -63,6 +63,24 @@ pub fn spawn(folder: PathBuf, events: mpsc::Sender<Event>) -> JoinHandle<()> {
     })
 }
 
+/// Reads a directory once, as it is now: what a source would tell of it.
+///
+/// # Errors
+/// If the directory cannot be read. (A file that cannot is told as a problem.)
+pub fn read_once(folder: &Path) -> io::Result<Vec<Change>> {
+    let marks = marks(folder)?;
+    let (_, news) = Directory::default().read(marks);
+    Ok(news.changes)
+}
+
+/// The manifest files of a directory, sorted.
+///
+/// # Errors
+/// If the directory cannot be read.
+pub(super) fn files(folder: &Path) -> io::Result<Vec<PathBuf>> {
+    Ok(marks(folder)?.into_keys().collect())
+}
+
 /// What tells one state of a file from another: device, inode, size, time of change.
 type Mark = (u64, u64, u64, i64, i64);
 type Marks = BTreeMap<PathBuf, Mark>;

@@ -5,6 +5,7 @@ pub mod directory;
 pub mod events;
 pub mod kubernetes;
 mod manifest;
+pub mod pods;
 mod watch;
 
 use std::time::SystemTime;

@@ -62,7 +62,7 @@ fn port(index: usize, ipv6: bool, draw: &Draw) -> ServicePort {
                 in_cluster: *in_cluster,
             })
             .collect(),
-        serving: vec![],
+        serving: [].into(),
     }
 }
 

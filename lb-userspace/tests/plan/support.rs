@@ -159,7 +159,7 @@ pub(crate) fn service(name: &str, address: u8, backends: &[u8]) -> ServicePort {
                 in_cluster: true,
             })
             .collect(),
-        serving: vec![],
+        serving: [].into(),
     }
 }
 

@@ -125,8 +125,8 @@ fn slice(name: &str, service: &str, numbers: std::ops::Range<u32>) -> Change {
         ready: true,
         serving: true,
         terminating: false,
-        for_zones: vec![],
-        for_nodes: vec![],
+        for_zones: [].into(),
+        for_nodes: [].into(),
     };
     Change::SliceApplied(EndpointSlice {
         key: ObjectKey::new("shop", name),

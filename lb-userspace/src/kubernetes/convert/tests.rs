@@ -356,8 +356,8 @@ endpoints:
         ready,
         serving,
         terminating,
-        for_zones: Vec::new(),
-        for_nodes: Vec::new(),
+        for_zones: [].into(),
+        for_nodes: [].into(),
     };
     let port = |name: &str, protocol, port| EndpointPort {
         name: name.into(),
@@ -371,16 +371,17 @@ endpoints:
             service: "web".into(),
             ipv6: false,
             ports: vec![port("http", Protocol::Tcp, 8080), port("dns", Protocol::Udp, 53)],
-            endpoints: vec![
+            endpoints: [
                 endpoint("10.180.0.1", true, true, false),
                 Endpoint {
                     node: Some("node-a".into()),
-                    for_zones: vec!["zone-a".into(), "zone-b".into()],
-                    for_nodes: vec!["node-a".into()],
+                    for_zones: ["zone-a".into(), "zone-b".into()].into(),
+                    for_nodes: ["node-a".into()].into(),
                     ..endpoint("10.180.0.2", false, true, true)
                 },
                 endpoint("10.180.0.3", true, false, false),
-            ],
+            ]
+            .into(),
             triggered: Some(SystemTime::UNIX_EPOCH + Duration::from_millis(1_767_323_045_500)),
         }
     );

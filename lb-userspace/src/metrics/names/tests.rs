@@ -216,7 +216,7 @@ fn a_port_counts_if_its_policy_keeps_clients_from_endpoints_that_exist_elsewhere
                 in_cluster: true,
             })
             .collect(),
-        serving: vec![],
+        serving: [].into(),
     };
     for (why, port, internal, external) in [
         (

@@ -63,7 +63,7 @@ fn any_endpoint() -> impl Strategy<Value = Endpoint> {
             ready,
             serving,
             terminating,
-            for_zones,
+            for_zones: for_zones.into(),
             ..endpoint(&format!("10.0.0.{n}"), node)
         })
 }
@@ -168,7 +168,7 @@ proptest! {
             }
             prop_assert!(port.backends.is_sorted_by(|a, b| (a.address, a.port) < (b.address, b.port)));
             prop_assert!(port.serving.is_sorted_by(|a, b| a < b));
-            for backend in &port.backends {
+            for backend in port.backends.iter() {
                 prop_assert!(backend.in_local || backend.in_cluster);
                 prop_assert!(backend.on_this_node || !backend.in_local);
                 prop_assert!(backend.address.is_ipv6() == port.id.ipv6 && port.endpoints_exist);

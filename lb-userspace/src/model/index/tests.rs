@@ -45,7 +45,7 @@ pub(super) fn slice(name: &str, endpoints: Vec<Endpoint>) -> EndpointSlice {
             protocol: Protocol::Tcp,
             port: 8080,
         }],
-        endpoints,
+        endpoints: endpoints.into(),
         triggered: None,
     }
 }
@@ -53,12 +53,12 @@ pub(super) fn slice(name: &str, endpoints: Vec<Endpoint>) -> EndpointSlice {
 pub(super) fn endpoint(address: &str, node: &str) -> Endpoint {
     Endpoint {
         address: ip(address),
-        node: Some(node.to_owned()).filter(|node| !node.is_empty()),
+        node: Some(node).filter(|node| !node.is_empty()).map(Into::into),
         ready: true,
         serving: true,
         terminating: false,
-        for_zones: vec![],
-        for_nodes: vec![],
+        for_zones: [].into(),
+        for_nodes: [].into(),
     }
 }
 
@@ -121,7 +121,7 @@ impl Bench {
     fn backends(&self) -> Vec<String> {
         let flag = |set, text| if set { text } else { "" };
         let backends = self.port("web").expect("it is served").backends;
-        let describe = |b: BackendEndpoint| {
+        let describe = |b: &BackendEndpoint| {
             let flags = [
                 flag(b.in_local, "L"),
                 flag(b.in_cluster, "C"),
@@ -130,7 +130,7 @@ impl Bench {
             .concat();
             format!("{}:{} {flags}", b.address, b.port)
         };
-        backends.into_iter().map(describe).collect()
+        backends.iter().map(describe).collect()
     }
 }
 
@@ -190,14 +190,15 @@ fn a_service_with_every_kind_of_address_is_laid_out_by_family() {
                     endpoints_exist: true,
                     affinity: Some(30),
                     source_ranges: None,
-                    backends: vec![BackendEndpoint {
+                    backends: [BackendEndpoint {
                         address: ip("10.0.0.1"),
                         port: 8080,
                         on_this_node: true,
                         in_local: true,
                         in_cluster: true,
-                    }],
-                    serving: vec![(ip("10.0.0.1"), 8080)],
+                    }]
+                    .into(),
+                    serving: [(ip("10.0.0.1"), 8080)].into(),
                 },
                 ServicePort {
                     id: id(true),
@@ -211,8 +212,8 @@ fn a_service_with_every_kind_of_address_is_laid_out_by_family() {
                     endpoints_exist: false,
                     affinity: Some(30),
                     source_ranges: None,
-                    backends: vec![],
-                    serving: vec![],
+                    backends: [].into(),
+                    serving: [].into(),
                 },
             ],
             other_nodes: vec![],
@@ -404,7 +405,7 @@ fn an_address_that_only_a_proxy_may_serve_does_not_expose_a_port() {
 #[test]
 fn the_own_zone_and_the_health_of_other_nodes_take_effect_at_run_time() {
     let hinted = |address, zone: &str| Endpoint {
-        for_zones: vec![zone.into()],
+        for_zones: [zone.into()].into(),
         ..endpoint(address, "node-b")
     };
     let mut bench = Bench::new(
