@@ -8,6 +8,7 @@ pub mod agent;
 pub mod apply;
 pub mod cli;
 pub mod config;
+pub mod explain;
 pub mod gc;
 pub mod health;
 pub mod http;

@@ -3,6 +3,7 @@
 mod counters;
 mod detach;
 mod dump;
+mod explain;
 mod run;
 mod status;
 
@@ -28,6 +29,7 @@ const EXAMPLES: &str = "Examples:
   lb-agent run --source dir --manifests ./services         one machine without a cluster
   lb-agent status                                          what is served, and on which devices
   lb-agent counters                                        what became of packets, and why
+  lb-agent explain --from node/n1 --to service/ns/web      who answers, or why nobody does, and what would help
   lb-agent detach                                          take everything out of the kernel again";
 
 #[derive(Subcommand, Debug)]
@@ -41,6 +43,8 @@ enum Command {
     /// Print what the maps in the kernel mean, also while no agent runs. (`bpftool map dump` shows the maps
     /// themselves.)
     Dump(dump::DumpArgs),
+    /// Say what becomes of a connection, and why: from this client to this address, by which node, to which backends.
+    Explain(Box<explain::ExplainArgs>),
     /// Take programs, maps, lb0 and its routes out of the kernel. The agent must not be running.
     Detach(detach::DetachArgs),
 }
@@ -91,6 +95,7 @@ impl Cli {
             Command::Status(args) => status::print(&args),
             Command::Counters(args) => counters::print(&args),
             Command::Dump(args) => dump::print(args),
+            Command::Explain(args) => explain::print(*args).await,
             Command::Detach(args) => detach::detach(args).await,
         }
     }
