@@ -14,6 +14,8 @@ use crate::{
 
 /// First number of the fabric's routing tables, one per client (see [`crate::Lab::route`]).
 pub(crate) const CLIENT_TABLE: u16 = 100;
+/// Rules of a higher number than this are asked after the main table.
+const AFTER_MAIN: u16 = 40_000;
 
 /// A growing list of commands for `ip -batch`.
 #[derive(Default)]
@@ -106,12 +108,18 @@ pub(crate) fn fabric(topology: &Topology) -> Batch {
     batch
 }
 
-/// The fabric's routing rules of one family: what comes from a client is looked up in that client's table first.
+/// The fabric's routing rules of one family: what comes from a client is looked up in that client's table first. What
+/// the fabric itself says to a Service's address (errors about what that has sent) goes the first client's way.
 pub(crate) fn fabric_rules(topology: &Topology) -> Batch {
     let mut batch = Batch::default();
     for ClientSpec { index, .. } in &topology.clients {
         let table = CLIENT_TABLE + u16::from(*index);
         ip!(batch, "rule add iif c{index} lookup {table} priority {table}");
+        ip!(
+            batch,
+            "rule add iif lo lookup {table} priority {}",
+            AFTER_MAIN + table
+        );
     }
     batch
 }

@@ -1,0 +1,332 @@
+//! The matrix: every kind of client to every address of every kind of Service, by real packets, compared with a table
+//! that was written by hand (`tests/matrix/expected.yaml`). `cargo xtask matrix` runs all of it; a sample is a part of the
+//! tests.
+
+mod cell;
+mod expected;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    env, fs,
+    net::{IpAddr, SocketAddr},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+    thread,
+    time::Duration,
+};
+
+use lb_lab::{Netfilter, Options, PodNetwork, Proto, Shares, Topology};
+use serde_json::json;
+
+use self::{
+    cell::{Backends, Cell, Client, Kind, Policy, Site, Target},
+    expected::{Class, Source, Who},
+};
+use crate::{
+    cluster::{Cluster, possible},
+    reach::Address,
+    service::{Service, TARGET},
+};
+
+/// The client outside that comes in by a node without backends.
+const FAR: &str = "client-far";
+/// The first Service's number, and its NodePort.
+const FIRST: (u16, u16) = (10, 30_080);
+/// Connections for each backend that must answer.
+const EACH: u32 = 20;
+/// Connections that nobody may answer.
+const FEW: u32 = 3;
+/// How long an answer may take on a busy machine.
+const ANSWER: Duration = Duration::from_secs(4);
+/// How long silence is listened to.
+const SILENCE: Duration = Duration::from_millis(400);
+/// Cells at a time.
+const PARALLEL: usize = 6;
+/// Cells of the sample that is a part of the tests.
+const SAMPLE: usize = 300;
+
+const NETWORKS: [(&str, PodNetwork, Netfilter); 3] = [
+    ("routed", PodNetwork::Routed, Netfilter::Nftables),
+    ("tunnel", PodNetwork::Tunnel, Netfilter::Iptables),
+    ("bridge", PodNetwork::Bridge, Netfilter::Iptables),
+];
+const HOOKS: [&str; 2] = ["tc", "xdp"];
+
+/// One cell's result, as `cargo xtask matrix` reads it.
+struct Judged {
+    cell: Cell,
+    expected: String,
+    seen: String,
+    ok: bool,
+}
+
+#[test]
+fn every_cell_is_in_one_class() {
+    let classes = expected::classes();
+    let mut used = BTreeSet::new();
+    let sites = sites(&NETWORKS.map(|(name, ..)| name), &HOOKS);
+    let cells: Vec<_> = sites.into_iter().flat_map(Cell::all).collect();
+    for cell in &cells {
+        used.insert(&expected::of(&classes, cell).class);
+    }
+    assert!(cells.len() > 2000, "{}", cells.len());
+    assert_eq!(used.len(), classes.len(), "a class has no cell: {used:?}");
+    let names: BTreeSet<_> = cells.iter().map(ToString::to_string).collect();
+    assert_eq!(names.len(), cells.len(), "two cells have one name");
+}
+
+#[test]
+fn cells_are_as_the_table_says_as_root() {
+    if !possible("cells_are_as_the_table_says_as_root") {
+        return;
+    }
+    let asked = |name: &str| env::var(name).ok().filter(|value| !value.is_empty());
+    let report = asked("LB_MATRIX_REPORT");
+    let networks = asked("LB_MATRIX_NETWORKS").unwrap_or_else(|| "tunnel".into());
+    let hooks = asked("LB_MATRIX_HOOKS").unwrap_or_else(crate::cluster::hook);
+    let number = |name: &str| asked(name).map(|value| value.parse().expect("a number"));
+    let sample = number("LB_MATRIX_SAMPLE").or(report.is_none().then_some(SAMPLE));
+    let seed = number("LB_MATRIX_SEED").unwrap_or(1) as u64;
+    let split = |list: &str| list.split(',').map(str::to_owned).collect::<Vec<_>>();
+    let (networks, hooks) = (split(&networks), split(&hooks));
+    let names = |list: &[String]| list.iter().map(String::as_str).collect::<Vec<_>>().join(" and ");
+    let mut cells: Vec<_> = sites(&networks, &hooks).into_iter().flat_map(Cell::all).collect();
+    if let Some(sample) = sample {
+        cells = drawn(cells, sample, seed);
+    }
+    eprintln!(
+        "{} cells in {} networks, by {}, seed {seed}",
+        cells.len(),
+        names(&networks),
+        names(&hooks)
+    );
+    let mut judged = Vec::new();
+    for site in sites(&networks, &hooks) {
+        let cells: Vec<_> = cells.iter().filter(|cell| cell.site == site).copied().collect();
+        if !cells.is_empty() {
+            judged.extend(try_all(site, &cells));
+        }
+    }
+    if let Some(report) = &report {
+        let checks: Vec<_> = judged
+            .iter()
+            .map(|one| {
+                json!({"id": one.cell.to_string(), "expected": one.expected, "seen": one.seen, "ok": one.ok})
+            })
+            .collect();
+        fs::write(report, json!(checks).to_string()).expect("the report can be written");
+    }
+    let failures: Vec<_> = judged
+        .iter()
+        .filter(|one| !one.ok)
+        .map(|one| format!("{}: expected {}; {}", one.cell, one.expected, one.seen))
+        .collect();
+    assert!(
+        failures.is_empty(),
+        "{} of {} cells failed:\n{}",
+        failures.len(),
+        judged.len(),
+        failures.join("\n")
+    );
+}
+
+/// The labs of these networks and hooks.
+fn sites<N: AsRef<str>, H: AsRef<str>>(networks: &[N], hooks: &[H]) -> Vec<Site> {
+    let mut sites = Vec::new();
+    for name in networks {
+        let known = NETWORKS.iter().find(|(known, ..)| *known == name.as_ref());
+        let (_, network, _) = known.unwrap_or_else(|| panic!("no such network: {}", name.as_ref()));
+        for hook in hooks {
+            let known = HOOKS.iter().find(|known| **known == hook.as_ref());
+            let hook = known.unwrap_or_else(|| panic!("no such hook: {}", hook.as_ref()));
+            sites.push(Site {
+                network: *network,
+                hook,
+            });
+        }
+    }
+    sites
+}
+
+/// So many of the cells, drawn by `seed` (splitmix64).
+fn drawn(mut cells: Vec<Cell>, sample: usize, seed: u64) -> Vec<Cell> {
+    let mut state = seed;
+    let mut next = || {
+        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = state;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    };
+    for place in 0..sample.min(cells.len()) {
+        let rest = (cells.len() - place) as u64;
+        let other = place + usize::try_from(next() % rest).expect("less than there are cells");
+        cells.swap(place, other);
+    }
+    cells.truncate(sample);
+    cells
+}
+
+/// Tries cells of one lab.
+fn try_all(site: Site, cells: &[Cell]) -> Vec<Judged> {
+    let (.., netfilter) = NETWORKS
+        .iter()
+        .find(|(_, network, _)| *network == site.network)
+        .expect("a site has one of them");
+    let topology = Topology::cluster(3, 2)
+        .client(FAR)
+        .network(site.network)
+        .netfilter(*netfilter);
+    let cluster = Cluster::by(site.hook, topology, &[]);
+    let lab = &cluster.lab;
+    lab.steer(FAR, "node3").expect("clients can be steered");
+    for node in ["node1", "node2"] {
+        for proto in Proto::BOTH {
+            lab.serve(node, proto, TARGET).expect("nodes serve");
+        }
+    }
+    for (place, kind) in Kind::all().into_iter().enumerate() {
+        let policy = |policy| match policy {
+            Policy::Cluster => "Cluster",
+            Policy::Local => "Local",
+        };
+        let (number, port) = numbers(place);
+        let service = Service::new(lab, &format!("kind{place}"), number)
+            .load_balancer(lab, number, port)
+            .set("externalTrafficPolicy", policy(kind.external))
+            .set("internalTrafficPolicy", policy(kind.internal))
+            .with(lab, &kind.names());
+        cluster.apply(&service);
+    }
+    let addresses: BTreeMap<&str, BTreeSet<IpAddr>> = lab
+        .places()
+        .map(|place| {
+            (
+                place.name(),
+                addresses(&place.output(&["ip", "-o", "addr"]).expect("ip runs")),
+            )
+        })
+        .collect();
+    let classes = expected::classes();
+    let (next, judged) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
+    let work = || {
+        while let Some(cell) = cells.get(next.fetch_add(1, Ordering::Relaxed)) {
+            let one = judge(&cluster, &addresses, *cell, expected::of(&classes, cell));
+            judged.lock().unwrap_or_else(PoisonError::into_inner).push(one);
+        }
+    };
+    thread::scope(|scope| {
+        for _ in 0..PARALLEL {
+            scope.spawn(work);
+        }
+    });
+    let judged = judged.into_inner().unwrap_or_else(PoisonError::into_inner);
+    if judged.iter().any(|one| !one.ok) {
+        eprintln!("{}", cluster.diagnosis());
+    }
+    judged
+}
+
+/// Number and NodePort of a Service, by its kind's place.
+fn numbers(place: usize) -> (u16, u16) {
+    let place = u16::try_from(place).expect("there are few kinds");
+    (FIRST.0 + place, FIRST.1 + place)
+}
+
+/// The addresses in what `ip -o addr` says.
+fn addresses(text: &str) -> BTreeSet<IpAddr> {
+    text.lines()
+        .filter_map(|line| line.split_whitespace().nth(3)?.split('/').next()?.parse().ok())
+        .collect()
+}
+
+/// Where a cell's client connects to.
+fn socket(cluster: &Cluster, cell: &Cell) -> SocketAddr {
+    let place = Kind::all().iter().position(|kind| *kind == cell.kind);
+    let (number, port) = numbers(place.expect("it is one of them"));
+    let address = match cell.target {
+        Target::ClusterIp => Address::ClusterIp,
+        Target::NodePortOwn => Address::NodePort(cell.node()),
+        Target::NodePortWith => Address::NodePort("node2"),
+        Target::NodePortWithout => Address::NodePort("node3"),
+        Target::LoadBalancer => Address::LoadBalancer,
+        Target::ExternalIp => Address::External,
+    };
+    address.socket(cluster, cell.family, number, port)
+}
+
+fn judge(
+    cluster: &Cluster,
+    addresses: &BTreeMap<&str, BTreeSet<IpAddr>>,
+    cell: Cell,
+    class: &Class,
+) -> Judged {
+    let names: &[&str] = match class.who {
+        Who::All => &cell.kind.names(),
+        Who::Near => &cell.kind.names()[..1],
+        Who::Nobody => &[],
+    };
+    let (options, n) = if names.is_empty() {
+        (Options::within(SILENCE), FEW)
+    } else {
+        (Options::within(ANSWER), EACH * names.len() as u32)
+    };
+    let place = cluster.lab.at(cell.place()).expect("the place is there");
+    let to = socket(cluster, &cell);
+    let shares = place
+        .probe_with(cell.proto, to, n, &options)
+        .expect("the probe runs");
+    let answered = if names.is_empty() {
+        shares.all_silent()
+    } else {
+        shares.all_answered() && shares.names() == names.iter().copied().collect()
+    };
+    let sources = shares.sources.iter().all(|(backend, sources)| {
+        let may_see = may_see(addresses, &cell, class.source, backend);
+        sources.iter().all(|source| may_see.contains(source))
+    });
+    let expected = match class.who {
+        Who::Nobody => format!("silence ({})", class.class),
+        _ => format!(
+            "{} of {}, source {:?} ({})",
+            n,
+            names.join(" and "),
+            class.source,
+            class.class
+        ),
+    };
+    Judged {
+        cell,
+        expected,
+        seen: seen(&shares, to, sources),
+        ok: answered && sources,
+    }
+}
+
+fn seen(shares: &Shares, to: SocketAddr, sources: bool) -> String {
+    let but = if sources { "" } else { "; not these sources" };
+    format!("{to}: {shares}{but}")
+}
+
+/// The source addresses that a backend may see.
+fn may_see<'a>(
+    addresses: &'a BTreeMap<&str, BTreeSet<IpAddr>>,
+    cell: &Cell,
+    source: Source,
+    backend: &str,
+) -> BTreeSet<&'a IpAddr> {
+    let own = &addresses[cell.place()];
+    let node = &addresses[cell.node()];
+    let elsewhere = backend != cell.kind.names()[0] || cell.node() != "node1";
+    let to_itself = backend == cell.place();
+    // What pods send to nodes is masqueraded by the cluster's own rules.
+    let by_rule =
+        matches!(cell.client, Client::Pod | Client::Backend) && cell.kind.backends == Backends::Hosts;
+    match source {
+        Source::Split if elsewhere => node.iter().collect(),
+        Source::Own if to_itself || by_rule => own.union(node).collect(),
+        _ => own.iter().collect(),
+    }
+}

@@ -1,0 +1,155 @@
+//! `cargo xtask matrix`: every kind of client to every address of every kind of Service, in every pod network, by real
+//! packets. The cells themselves are a test, see `lb-userspace/tests/e2e/matrix.rs`; a sample of them is a part of
+//! `cargo xtask test`.
+//!
+//! *Input*: networks, hooks, how many cells. *Output*: a check for each cell.
+
+mod docs;
+
+use std::fs;
+use std::process::ExitCode;
+use std::time::Instant;
+
+use anyhow::{Context, Result, ensure};
+use clap::{Args, ValueEnum};
+
+use crate::build::{self, OBJECT_VARIABLE};
+use crate::child::{self, say};
+use crate::report::{Check, Report, Skips};
+use crate::setup;
+use crate::workspace::Workspace;
+
+/// The test with the cells.
+const TEST: &str = "matrix::cells_are_as_the_table_says_as_root";
+
+/// Which cells.
+#[derive(Args, Debug)]
+#[command(after_long_help = "\
+A cell is a kind of client (outside, a node, a pod, a backend itself; on a node with or without backends), an address \
+(ClusterIP, NodePort of the own or of another node, load balancer, external IP), both traffic policies, pods or \
+hostNetwork backends, a family and a protocol, in a lab of three nodes with one pod network and one hook. Each cell that \
+forwards is tried by 20 connections for each backend that must answer; which backends answer, and the source addresses \
+that they see, are compared with tests/matrix/expected.yaml. A check's name is its cell. Needs root.
+
+  cargo xtask matrix                                      all cells
+  cargo xtask matrix --pod-network tunnel --hook xdp      those of one lab
+  cargo xtask matrix --sample 500 --seed 7                some of all
+  cargo xtask matrix --update-docs                        and write docs/reachability.md")]
+pub(crate) struct MatrixArgs {
+    /// How pods are joined.
+    #[arg(long, value_enum, default_value_t = Network::All)]
+    pod_network: Network,
+    /// Which programs face the network.
+    #[arg(long, value_enum, default_value_t = Hook::All)]
+    hook: Hook,
+    /// Only so many cells, drawn at random.
+    #[arg(long, value_name = "N")]
+    sample: Option<usize>,
+    /// What the draw depends on.
+    #[arg(long, value_name = "S", default_value_t = 1)]
+    seed: u64,
+    /// Print one JSON document of all checks.
+    #[arg(long)]
+    json: bool,
+    /// Write docs/reachability.md from what was seen.
+    #[arg(long, conflicts_with = "sample")]
+    update_docs: bool,
+}
+
+/// How pods are joined.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Network {
+    /// A route for each pod.
+    Routed,
+    /// A vxlan device between nodes.
+    Tunnel,
+    /// A bridge on each node.
+    Bridge,
+    /// All three.
+    All,
+}
+
+/// Which programs face the network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Hook {
+    /// TC.
+    Tc,
+    /// XDP, with TC for what it leaves.
+    Xdp,
+    /// Both, one after the other.
+    All,
+}
+
+impl Network {
+    const fn names(self) -> &'static str {
+        match self {
+            Self::Routed => "routed",
+            Self::Tunnel => "tunnel",
+            Self::Bridge => "bridge",
+            Self::All => "routed,tunnel,bridge",
+        }
+    }
+}
+
+impl Hook {
+    const fn names(self) -> &'static str {
+        match self {
+            Self::Tc => "tc",
+            Self::Xdp => "xdp",
+            Self::All => "tc,xdp",
+        }
+    }
+}
+
+/// The command.
+pub(crate) fn command(workspace: &Workspace, args: &MatrixArgs) -> Result<ExitCode> {
+    setup::runtime(workspace)?;
+    let object = build::object(workspace, &setup::toolchain(workspace)?, false)?;
+    let folder = workspace.target().join("xtask");
+    fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    let file = folder.join(format!("matrix-{}.json", std::process::id()));
+    let mut cargo = child::cargo(workspace);
+    cargo
+        .env(OBJECT_VARIABLE, object)
+        .env("LB_MATRIX_NETWORKS", args.pod_network.names())
+        .env("LB_MATRIX_HOOKS", args.hook.names())
+        .env(
+            "LB_MATRIX_SAMPLE",
+            args.sample.map(|n| n.to_string()).unwrap_or_default(),
+        )
+        .env("LB_MATRIX_SEED", args.seed.to_string())
+        .env("LB_MATRIX_REPORT", &file)
+        .args(["test", "--locked", "--package", "lb-userspace", "--test", "e2e"])
+        .args(["--", "--nocapture", "--exact", TEST])
+        .stdout(std::io::stderr());
+    let start = Instant::now();
+    let status = cargo
+        .status()
+        .with_context(|| format!("cannot start `{}`", child::line(&cargo)))?;
+    let mut report = Report::default();
+    let Ok(text) = fs::read_to_string(&file) else {
+        ensure!(
+            status.success(),
+            "the matrix does not build or run; what was printed is above"
+        );
+        report.skip("matrix", "cannot be tried here, see above", Skips::from_env());
+        return Ok(report.finish(args.json)?);
+    };
+    fs::remove_file(&file).with_context(|| format!("cannot remove {}", file.display()))?;
+    let checks: Vec<Check> = serde_json::from_str(&text)
+        .with_context(|| format!("{} is not what it should be", file.display()))?;
+    say(format!(
+        "{} cells in {:.0} s",
+        checks.len(),
+        start.elapsed().as_secs_f32()
+    ));
+    if args.update_docs {
+        let path = workspace.root().join("docs/reachability.md");
+        fs::write(&path, docs::page(&checks)?).with_context(|| format!("cannot write {}", path.display()))?;
+        say(format!("{} is written", path.display()));
+    }
+    for check in checks {
+        report.check(check);
+    }
+    Ok(report.finish(args.json)?)
+}
