@@ -6,6 +6,7 @@ mod change;
 mod cluster;
 mod download;
 mod expected;
+mod explain;
 mod hooks;
 mod judge;
 mod remains;

@@ -8,7 +8,9 @@ mod check;
 mod child;
 mod cross;
 mod demo;
+mod explain;
 mod machine;
+mod matrix;
 mod mutants;
 mod report;
 mod run;
@@ -48,6 +50,10 @@ enum Command {
     Worlds(worlds::WorldsArgs),
     /// Run a folder of behaviour cases against the real agent.
     Cases(cases::CasesArgs),
+    /// Every kind of client to every address of every kind of Service.
+    Matrix(matrix::MatrixArgs),
+    /// What `lb-agent explain` says of many cells, and its remedies, against real packets.
+    ExplainCheck(explain::ExplainArgs),
     /// Break the source in small ways and see whether a test notices.
     Mutants(mutants::MutantsArgs),
     /// Build the agent and run it on devices of this machine.
@@ -75,6 +81,8 @@ fn dispatch(cli: Cli) -> Result<ExitCode> {
         Command::Test(args) => return test::command(&workspace, &args),
         Command::Worlds(args) => return worlds::command(&workspace, &args),
         Command::Cases(args) => return cases::command(&workspace, &args),
+        Command::Matrix(args) => return matrix::command(&workspace, &args),
+        Command::ExplainCheck(args) => return explain::command(&workspace, &args),
         Command::Mutants(args) => return mutants::command(&workspace, &args),
         Command::Run(args) => run::command(&workspace, &args)?,
         Command::Bench(bench) => return bench::command(&workspace, &bench),

@@ -201,6 +201,20 @@ impl Agent {
         Ok(counters.outcomes)
     }
 
+    /// What it explains of a folder of manifests.
+    pub(super) fn explain(&self, manifests: &Path, question: &[&str]) -> Result<String> {
+        let mut command = Command::new(&self.program);
+        command
+            .arg("explain")
+            .arg("--manifests")
+            .arg(manifests)
+            .args(question);
+        for range in SERVICE_CIDRS {
+            command.args(["--service-cidr", range]);
+        }
+        output(&mut command)
+    }
+
     /// Waits until this generation or a newer one is live.
     pub(super) fn wait_until_live(&self, generation: u64, limit: Duration) -> Result<()> {
         let what = format!("the agent of {} to serve the manifests", self.node);

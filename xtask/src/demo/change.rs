@@ -29,13 +29,29 @@ pub(super) enum Change {
         /// The node.
         node: String,
     },
-    /// A Service gets another `externalTrafficPolicy`.
-    ExternalPolicy {
+    /// What `lb-agent explain` names first as a remedy for a client that nobody answers. It becomes a patch when it is
+    /// asked.
+    Remedy(Cell),
+    /// A Service is changed by a merge patch (RFC 7386) of members that are no lists and that stay.
+    #[serde(skip)]
+    Patch {
         /// The Service.
         service: String,
-        /// `Local` or `Cluster`.
-        policy: String,
+        /// The patch.
+        patch: Value,
     },
+}
+
+/// Who asks what, and where the question arrives.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Cell {
+    /// The client, outside.
+    pub(super) from: String,
+    /// The node that Service addresses lead to for it.
+    pub(super) via: String,
+    /// Name of the address.
+    pub(super) to: String,
 }
 
 impl Change {
@@ -73,10 +89,11 @@ impl Change {
                 endpoints.retain(|endpoint| endpoint["nodeName"] != node.as_str());
                 endpoints.len() != before
             }
-            Self::ExternalPolicy { service, policy } => {
+            Self::Remedy(_) => false,
+            Self::Patch { service, patch } => {
                 let found = document["kind"] == "Service" && document["metadata"]["name"] == service.as_str();
                 if found {
-                    document["spec"]["externalTrafficPolicy"] = policy.as_str().into();
+                    merge(document, patch);
                 }
                 found
             }
@@ -90,10 +107,24 @@ impl fmt::Display for Change {
             Self::Scale { service, pod } => write!(f, "{pod} joins {service}"),
             Self::Drain { node } => write!(f, "the pods of {node} are terminating"),
             Self::Remove { node } => write!(f, "the pods of {node} are gone"),
-            Self::ExternalPolicy { service, policy } => {
-                write!(f, "{service} gets externalTrafficPolicy {policy}")
-            }
+            Self::Remedy(cell) => write!(f, "{} is explained why {} is silent", cell.from, cell.to),
+            Self::Patch { service, .. } => write!(f, "{service} is patched"),
         }
+    }
+}
+
+/// Sets what a merge patch names.
+fn merge(document: &mut Value, patch: &Value) {
+    let Some(members) = patch.as_mapping() else {
+        *document = patch.clone();
+        return;
+    };
+    // Indexing makes a missing key, but not a missing mapping.
+    if !document.is_mapping() {
+        *document = Mapping::new().into();
+    }
+    for (name, member) in members {
+        merge(&mut document[name], member);
     }
 }
 
@@ -199,14 +230,16 @@ mod tests {
     }
 
     #[test]
-    fn a_policy_is_changed_in_the_service_only() {
+    fn a_patch_changes_the_service_only() {
         let service = "{ kind: Service, metadata: { name: shop }, spec: { externalTrafficPolicy: Local } }";
         let mut documents = [
             serde_norway::from_str(service).unwrap(),
             slice("shop", "IPv4", ""),
         ];
-        let change: Change =
-            serde_norway::from_str("{ do: external-policy, service: shop, policy: Cluster }").unwrap();
+        let change = Change::Patch {
+            service: "shop".into(),
+            patch: serde_norway::from_str("{ spec: { externalTrafficPolicy: Cluster } }").unwrap(),
+        };
         assert_eq!(change.apply(&mut documents).unwrap(), [true, false]);
         assert_eq!(documents[0]["spec"]["externalTrafficPolicy"], "Cluster");
     }

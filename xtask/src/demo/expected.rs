@@ -169,6 +169,12 @@ impl Expected {
                 })
                 .with_context(|| format!("download {}", download.id))?;
         }
+        for phase in &self.phases {
+            if let Some(Change::Remedy(cell)) = &phase.change {
+                who(&cell.from, Some(&cell.via), &cell.to)
+                    .with_context(|| format!("phase {}", phase.name))?;
+            }
+        }
         let mut ids = BTreeSet::new();
         for (phase, row) in self.rows() {
             let subject = || format!("check {} of phase {}", row.id, phase.name);

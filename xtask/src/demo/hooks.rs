@@ -9,7 +9,10 @@ use crate::report::{Check, Report};
 
 /// What an outcome's name begins with when XDP leaves a packet to TC.
 const LEFT_TO_TC: &str = "passed-to-tc";
-/// Of the packets that were translated on an uplink, those that XDP translated itself, at least.
+/// Left, too: a reply to a process of the node that sent by lb0. It must be received on lb0, where the reverse path
+/// filter expects it, and XDP cannot send there.
+const FOR_HOST: &str = "passed-to-tc-host";
+/// Of the packets that XDP could translate on an uplink, those that it translated, at least.
 const MOST: f64 = 0.9;
 
 /// Packets from outside, by who took care of them.
@@ -19,6 +22,8 @@ struct Work {
     xdp: u64,
     /// Left to TC by XDP, for one of its named reasons.
     left: u64,
+    /// Of those, replies to processes of the node.
+    host: u64,
     /// Translated or refused at TC.
     tc: u64,
 }
@@ -45,9 +50,11 @@ pub(super) fn check(
             ok: seen == expected,
             seen,
         });
-        let work = Work::of(&agent.counters()?);
-        let Work { xdp, left, tc } = work;
-        let seen = format!("{xdp} packets by XDP, {left} left to TC, {tc} by TC");
+        let counters = agent.counters()?;
+        let work = Work::of(&counters);
+        let Work { xdp, left, tc, .. } = work;
+        let why = why_left(&counters);
+        let seen = format!("{xdp} packets by XDP, {left} left to TC{why}, {tc} by TC");
         print(format!("  {} from outside: {seen}", agent.node()));
         report.check(Check {
             id: format!("hooks/{}-work", agent.node()),
@@ -57,6 +64,21 @@ pub(super) fn check(
         });
     }
     Ok(())
+}
+
+/// The reasons for which XDP left packets to TC, in parentheses.
+fn why_left(counters: &[Counter]) -> String {
+    let reasons = counters
+        .iter()
+        .filter(|row| row.hook == "uplink-xdp" && row.packets > 0)
+        .filter_map(|row| Some((row.outcome.strip_prefix(LEFT_TO_TC)?, row.packets)))
+        .map(|(reason, packets)| format!("{} {packets}", reason.trim_start_matches('-')))
+        .collect::<Vec<_>>();
+    if reasons.is_empty() {
+        String::new()
+    } else {
+        format!(" ({})", reasons.join(", "))
+    }
 }
 
 impl Work {
@@ -71,6 +93,7 @@ impl Work {
         Self {
             xdp: sum("uplink-xdp", &handled),
             left: sum("uplink-xdp", &|outcome| outcome.starts_with(LEFT_TO_TC)),
+            host: sum("uplink-xdp", &|outcome| outcome == FOR_HOST),
             tc: sum("uplink-in", &handled),
         }
     }
@@ -80,16 +103,18 @@ impl Work {
             (Hook::Tc, _) => "all by TC",
             // Tunnels have no XDP: what comes out of them is TC's.
             (_, PodNetwork::Tunnel) => "some by XDP",
-            _ => "nine of ten by XDP, and by TC only what it was left",
+            _ => {
+                "nine of ten by XDP, replies to the node's own processes aside, and by TC only what it was left"
+            }
         }
     }
 
     fn is_right(&self, hook: Hook, network: PodNetwork) -> bool {
-        let Self { xdp, left, tc } = *self;
+        let Self { xdp, left, host, tc } = *self;
         match (hook, network) {
             (Hook::Tc, _) => xdp == 0 && tc > 0,
             (_, PodNetwork::Tunnel) => xdp > 0,
-            _ => xdp > 0 && tc <= left && xdp as f64 >= MOST * (xdp + tc) as f64,
+            _ => xdp > 0 && tc <= left && xdp as f64 >= MOST * (xdp + left - host) as f64,
         }
     }
 }
@@ -109,7 +134,8 @@ mod tests {
             row("uplink-xdp", "forwarded-flow", 90),
             row("uplink-xdp", "rejected-no-endpoints", 4),
             row("uplink-xdp", "passed-not-ours", 1000),
-            row("uplink-xdp", "passed-to-tc", 6),
+            row("uplink-xdp", "passed-to-tc-host", 2),
+            row("uplink-xdp", "passed-to-tc-tunnel", 4),
             row("uplink-in", "forwarded-new", 5),
             row("uplink-in", "passed-not-ours", 1000),
             row("uplink-out", "forwarded-flow", 77),
@@ -120,11 +146,16 @@ mod tests {
             Work {
                 xdp: 94,
                 left: 6,
+                host: 2,
                 tc: 5
             }
         );
-        let work = |xdp, left, tc| Work { xdp, left, tc };
+        assert_eq!(why_left(&counters), " (host 2, tunnel 4)");
+        let for_host = |xdp, left, host, tc| Work { xdp, left, host, tc };
+        let work = |xdp, left, tc| for_host(xdp, left, 0, tc);
         for (work, hook, network, right) in [
+            (for_host(50, 50, 46, 50), Hook::Xdp, PodNetwork::Routed, true),
+            (for_host(50, 50, 40, 50), Hook::Xdp, PodNetwork::Routed, false),
             (work(94, 6, 5), Hook::Xdp, PodNetwork::Routed, true),
             (work(94, 4, 5), Hook::Xdp, PodNetwork::Routed, false),
             (work(50, 50, 50), Hook::XdpGeneric, PodNetwork::Bridge, false),

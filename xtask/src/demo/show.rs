@@ -9,9 +9,11 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use lb_lab::{Family, Options, Shares};
 
+use super::change::Change;
 use super::cluster::Cluster;
 use super::download::{self, Running};
 use super::expected::{Answer, Expected, Nobody, Phase, Row};
+use super::explain;
 use super::judge::{self, Addresses};
 use super::table::{Finding, Line, Table};
 use crate::child::say;
@@ -42,8 +44,12 @@ pub(super) fn play(
             if downloads.is_empty() {
                 downloads = download::start(cluster, expected, report)?;
             }
+            let change = match change {
+                Change::Remedy(cell) => explain::remedy(cluster, expected, cell, report, print)?,
+                other => other.clone(),
+            };
             cluster
-                .change(change)
+                .change(&change)
                 .with_context(|| format!("phase {}", phase.name))?;
         }
         say(format!(
