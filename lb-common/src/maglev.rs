@@ -275,6 +275,44 @@ mod tests {
         );
     }
 
+    /// Of 300 tables each, the same ones in every run: a share of single random tables has no sharp bound.
+    #[test]
+    fn a_change_of_one_backend_moves_few_rows_of_the_others() {
+        for count in [3, 4, 7, 12, 20, 39] {
+            // The same size before and after, as with most changes of one backend.
+            let rows = size_for(count);
+            let all = endpoints(count);
+            let moved: Vec<f64> = (0..300u32)
+                .map(|seed| {
+                    let gone = (seed % count) as usize;
+                    let mut fewer = all.clone();
+                    fewer.remove(gone);
+                    let with = table(seed.wrapping_mul(0x9e37_79b9), &all, rows);
+                    let without = table(seed.wrapping_mul(0x9e37_79b9), &fewer, rows);
+                    let others = with
+                        .iter()
+                        .zip(&without)
+                        .filter(|(a, _)| usize::from(**a) != gone);
+                    others
+                        .filter(|(a, b)| all[usize::from(**a)] != fewer[usize::from(**b)])
+                        .count() as f64
+                        / f64::from(rows)
+                })
+                .collect();
+            let mean = moved.iter().sum::<f64>() / moved.len() as f64;
+            let most = moved.iter().copied().fold(0.0, f64::max);
+            // Beyond the rows of the changed backend the paper sees some per cent; a rare seed moves a quarter.
+            assert!(
+                mean < 0.03,
+                "{count} backends: {mean} of {rows} rows moved in the mean"
+            );
+            assert!(
+                most < 0.3,
+                "{count} backends: {most} of {rows} rows moved at most"
+            );
+        }
+    }
+
     proptest! {
         #[test]
         fn a_preference_list_is_a_permutation(seed: u32, address: [u8; 16], port: u16, step in 0..4usize) {
@@ -294,26 +332,6 @@ mod tests {
             let shares = shares(&table(seed, &endpoints(count), rows), count as usize);
             prop_assert_eq!(shares.iter().sum::<u32>(), rows);
             prop_assert!(shares.iter().max().unwrap() - shares.iter().min().unwrap() <= 1);
-        }
-
-        #[test]
-        fn a_change_of_one_backend_moves_few_rows_of_the_others(seed: u32, count in 3..40u32, pick: prop::sample::Index) {
-            // The same size before and after, as with most changes of one backend.
-            let rows = size_for(count);
-            let all = endpoints(count);
-            let gone = pick.index(all.len());
-            let mut fewer = all.clone();
-            fewer.remove(gone);
-            let with = table(seed, &all, rows);
-            let without = table(seed, &fewer, rows);
-            let moved = with
-                .iter()
-                .zip(&without)
-                .filter(|(a, b)| usize::from(**a) != gone && all[usize::from(**a)] != fewer[usize::from(**b)])
-                .count();
-            // Beyond the rows of the changed backend (1/count) the paper sees some per cent; rare seeds with few
-            // backends move more than a quarter.
-            prop_assert!(moved as u32 <= rows / 3, "{} of {} rows moved, {} backends", moved, rows, count);
         }
 
         #[test]
