@@ -6,8 +6,8 @@ use aya_ebpf::programs::TcContext;
 use lb_common::{
     abi::{Action, Address, DeviceKind, Flow, Hook, Kind, Outcome, Phase, Tuple, V4, V6},
     net::{
-        self, Arrival, Before, Cursor, ETHERTYPE_IPV4, ETHERTYPE_IPV6, ETHERTYPE_VLAN, Odd, Parsed, Tables,
-        at_lb0, before, copy_parsed, opened,
+        self, Arrival, Before, Cursor, ETHERNET, ETHERTYPE_IPV4, ETHERTYPE_IPV6, ETHERTYPE_VLAN, Odd, Parsed,
+        Tables, at_lb0, before, begins, copy_parsed, opened,
     },
 };
 
@@ -114,6 +114,9 @@ fn judge<F: Maps>(packet: &Tc, hook: Hook, kind: DeviceKind, looked: bool) -> i3
     let address = Tables::<F>::address(&kernel, &destination);
     // What else these two see must be known more exactly.
     if address.is_none() && !matches!(kind, DeviceKind::Host | DeviceKind::BridgePort) {
+        if kind == DeviceKind::Pod && may_begin::<F>(packet) {
+            packet.give_way::<F>(Phase::After as u32);
+        }
         return leave(packet, hook, Outcome::PassedNotOurs);
     }
     let parsed = if looked {
@@ -183,10 +186,56 @@ fn handle<F: Maps>(
         conclude(packet, hook, outcome, length);
         return REFUSE;
     }
+    if matches!(
+        kind,
+        DeviceKind::Pod | DeviceKind::BridgePort | DeviceKind::Loopback
+    ) && begins(parsed.tuple.protocol, parsed.flags)
+    {
+        let phase = match kind {
+            DeviceKind::Loopback => Phase::Before,
+            _ => Phase::After,
+        };
+        packet.give_way::<F>(phase as u32);
+    }
     if kind == DeviceKind::BridgePort {
         route::<F>(packet, parsed, device);
     }
     leave(packet, hook, outcome)
+}
+
+/// Whether a packet that was not parsed looks as if it began a TCP connection. (One with options or extension headers does
+/// not: those few are answered for by `after`.)
+#[inline(always)]
+fn may_begin<F: Maps>(packet: &Tc) -> bool {
+    let (protocol, tcp) = if F::ADDR_LEN == 4 {
+        (ETHERNET + 9, ETHERNET + 20)
+    } else {
+        (ETHERNET + 6, ETHERNET + 40)
+    };
+    match packet.load::<u8>(protocol) {
+        Some(protocol) => begins(protocol, packet.load::<u8>(tcp + 13).unwrap_or(0)),
+        None => false,
+    }
+}
+
+/// The body of [`Tc::give_way`].
+#[inline(always)]
+pub(crate) fn give_way<F: Maps>(packet: &Tc, phase: u32) -> u32 {
+    let kernel = Kernel {
+        ctx: packet.skb.cast(),
+        device: packet.device(),
+    };
+    if let Ok(parsed) = F::parse(packet)
+        && begins(parsed.tuple.protocol, parsed.flags)
+    {
+        let phase = if phase == Phase::After as u32 {
+            Phase::After
+        } else {
+            Phase::Before
+        };
+        net::give_way::<F, Kernel>(&kernel, &parsed.tuple, phase);
+    }
+    0
 }
 
 /// What becomes of a packet to one of our addresses.

@@ -101,6 +101,8 @@ of_packets! {
     tc_refuse4, tc_refuse6: Tc { skb: __sk_buff }.refuse() = refuse::tc;
     /// As at TC; 0: the packet is as it was.
     xdp_refuse4, xdp_refuse6: Xdp { md: xdp_md }.refuse() = refuse::xdp;
+    /// Has a flow that is ending forgotten, if the packet begins a connection from its client's port to its very backend.
+    tc_way4, tc_way6: Tc { skb: __sk_buff }.give_way(phase) = before::give_way;
     /// Answers a packet that does not fit, or makes fragments of it; gives the verdict.
     tc_too_big4, tc_too_big6: Tc { skb: __sk_buff }.too_big(leaving) = mtu::conclude;
 }

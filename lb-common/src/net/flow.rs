@@ -10,7 +10,7 @@
 
 use crate::abi::{
     Action, Address, Affinity, AffinityKey, DeviceKind, Event, Flow, FrontendKey, Kind, Outcome, Phase,
-    RangeKey, Set, State, Tuple,
+    Protocol, RangeKey, Set, State, Tuple,
 };
 
 use super::{
@@ -19,7 +19,7 @@ use super::{
     install::{displace, install},
     lifetime, next_state,
     open::{direct, pick, plan, turn, turn_back},
-    tcp_flag::SYN,
+    tcp_flag::{ACK, SYN},
 };
 
 /// Ticks between two looks at the other half of a flow that packets pass in one direction.
@@ -214,10 +214,35 @@ pub fn after<'a, F: Net, T: Tables<F>>(tables: &'a T, parsed: &mut Parsed<F::Add
     parsed.tuple.phase = Phase::After as u8;
     let entry = tables.entry(&parsed.tuple)?;
     if !belongs(entry.flow(), parsed.flags) {
+        // The answer to a handshake that passed no program of ours: as in `give_way`.
+        forget_apart(tables, &parsed.tuple, entry.flow());
         return None;
     }
     follow(tables, &parsed.tuple, entry, parsed.flags);
     Some(entry.flow())
+}
+
+/// A TCP packet from `tuple.source` begins a connection that is none of ours, and may come from the port of a flow that is
+/// ending, to the very backend of it. What that backend sends from here on must not be taken for the rest of the flow: not even
+/// its refusal, for which its kernel waits to be told that the old connection is gone. (A flow in its end may never look
+/// closed: two last packets at the same time, each seen by another CPU, each note that the other side is still open.)
+#[inline(always)]
+pub fn give_way<F: Net, T: Tables<F>>(tables: &T, tuple: &Tuple<F::Addr>, phase: Phase) {
+    let mut answers = Tuple::default();
+    reverse(tuple, &mut answers);
+    answers.phase = phase as u8;
+    if let Some(flow) = tables.flow(&answers)
+        && State::from_number(flow.state).is_closing()
+    {
+        forget(tables, &answers, flow);
+    }
+}
+
+/// Whether a TCP packet with these flags may be the first one of a connection, see [`give_way`].
+#[inline(always)]
+#[must_use]
+pub const fn begins(protocol: u8, flags: u8) -> bool {
+    protocol == Protocol::Tcp as u8 && flags & (SYN | ACK) == SYN
 }
 
 /// Whether an entry may be forgotten at `tick`: idle for longer than its state allows, and its other half as well.
@@ -287,6 +312,12 @@ pub(super) fn forget<F: Net, T: Tables<F>>(tables: &T, key: &Tuple<F::Addr>, flo
     let twin_key = flow.to.reverse();
     tables.remove(key);
     tables.remove(&twin_key);
+}
+
+/// [`forget`], where the verifier is not to follow it in the midst of everything else.
+#[inline(never)]
+fn forget_apart<F: Net, T: Tables<F>>(tables: &T, key: &Tuple<F::Addr>, flow: &Flow<F::Addr>) {
+    forget(tables, key, flow);
 }
 
 /// Makes the other half of `flow`, whose key is `key`.

@@ -9,6 +9,7 @@
 
 mod affinity;
 mod checksum;
+mod connect;
 mod copy;
 mod crc32c;
 mod cursor;
@@ -31,12 +32,16 @@ mod tcp;
 mod too_big;
 
 pub use checksum::{Sum, apply, fold};
+pub use connect::{CONNECTED, Caller, bind, connect};
 pub use copy::{copy_flow, copy_parsed, copy_tuple};
 pub use crc32c::{crc32c, shift_difference};
 pub use cursor::Cursor;
 pub use decide::{Choice, Client, Scope, choose, client};
 pub use edit::{Differences, Edit, differences};
-pub use flow::{After, Arrival, Before, Scratch, TWIN_TICKS, after, before, belongs, open, opened, sweep};
+pub use flow::{
+    After, Arrival, Before, Scratch, TWIN_TICKS, after, before, begins, belongs, give_way, open, opened,
+    sweep,
+};
 pub use fragment::{Fragments, known, later_tuple, remember, translate_later};
 pub use frontend::{at_lb0, range_bits};
 pub use hash::{datagram_hash, flow_hash};

@@ -14,8 +14,8 @@ use super::rewrite::{Way, age, translate};
 use super::tables::SimTables;
 use crate::abi::{Action, Address, Device, DeviceKind, Flow, Kind, Outcome, Phase, Tuple};
 use crate::net::{
-    Arrival, Before, ETHERNET, Headers, Layers, Net, Odd, Parsed, Scratch, Tables, after, before, open,
-    opened,
+    Arrival, Before, ETHERNET, Headers, Layers, Net, Odd, Parsed, Scratch, Tables, after, before, begins,
+    give_way, open, opened,
 };
 
 /// A node.
@@ -230,6 +230,16 @@ impl<F: Net> SimNode<F> {
     }
 
     fn untouched(&self, device: u32, kind: DeviceKind, travel: Travel) -> Journey {
+        let phase = match kind {
+            DeviceKind::Pod | DeviceKind::BridgePort => Some(Phase::After),
+            DeviceKind::Loopback => Some(Phase::Before),
+            _ => None,
+        };
+        if let (Some(phase), Ok(parsed)) = (phase, F::parse(&travel.frame.as_slice()))
+            && begins(parsed.tuple.protocol, parsed.flags)
+        {
+            give_way(&self.tables, &parsed.tuple, phase);
+        }
         match (kind, self.kind(device)) {
             (DeviceKind::Host, DeviceKind::Host) => travel.end(Fate::Ended),
             (DeviceKind::Host, _) => travel.end(Fate::Sent(device)),

@@ -7,7 +7,7 @@ use lb_common::{
 };
 
 use crate::{
-    exchange::{PROTOCOLS, answer, data, first, hop, syn},
+    exchange::{PROTOCOLS, answer, data, fin, first, hop, syn},
     row::{Row, Translation, send, send_bytes, snat, snat_port, translation},
     site::{Dev, Host, KINDS, Site, Svc},
     world::{
@@ -46,6 +46,7 @@ pub(crate) fn rows(site: &Site) -> Vec<Row> {
         rows.push(to_itself(site, protocol, Svc::Local.target()));
     }
     rows.extend(two_ways_to_itself(site));
+    rows.extend([Svc::Remote, Svc::Neighbour].map(|svc| directly(site, svc)));
     rows.extend(policies(site));
     rows.extend(bridge(site));
     rows.extend(left_alone(site));
@@ -100,6 +101,30 @@ fn to_another_node(site: &Site, sent: &Packet) -> Row {
             .becomes(ForwardedFlow, &hop(&answer(sent))),
     )
     .leaves(vec![translation(sent, &there, State::Answered)])
+}
+
+/// A connection without a Service, from the port of a flow that is ending, to the flow's backend: neither is taken for the
+/// other. (Before the backend's kernel answers the handshake, it may want to hear that the old connection is gone.)
+fn directly(site: &Site, svc: Svc) -> Row {
+    let sent = syn(site.at(Host::PodA, PORT), site.cluster_ip(svc));
+    let there = sent.clone().to(site.backend(svc));
+    let back = answer(&there);
+    let comes_from = match svc {
+        Svc::Neighbour => Dev::Pod1,
+        _ => Dev::Up0,
+    };
+    let reply = |packet: &Packet| send(PodOut, packet).forwarded_from(comes_from);
+    Row::new(format!(
+        "a pod without a Service from the port of an ending flow, {svc:?}"
+    ))
+    .then(send(PodIn, &sent).becomes(ForwardedNew, &there))
+    .then(reply(&hop(&back)).becomes(ForwardedFlow, &hop(&answer(&sent))))
+    .then(send(PodIn, &fin(&sent)).becomes(ForwardedFlow, &fin(&there)))
+    .then(reply(&hop(&data(&there.reply()))).becomes(ForwardedFlow, &hop(&data(&sent.reply()))))
+    .then(send(PodIn, &there).passes(PassedNotOurs))
+    .then(reply(&hop(&data(&there.reply()))).passes(PassedNotOurs))
+    .then(reply(&hop(&back)).passes(PassedNotOurs))
+    .leaves_nothing()
 }
 
 /// The two translations of a flow that comes back to its client: what the stack sees, and what the pod sees.

@@ -111,6 +111,69 @@ fn a_pod_reaches_itself_again_by_another_service_after_closing<F: Net>() {
     }
 }
 
+fn a_direct_connection_from_the_port_of_a_closed_flow_is_left_alone<F: Net>() {
+    for (client, backend, there, back) in [
+        (CLIENT_A, POD_2, (DEVICE_A, UPLINK), UPLINK),
+        (CLIENT_A, POD_B, (DEVICE_A, DEVICE_B), DEVICE_B),
+        (PROCESS, HOST_1, (LB0, LO), LO),
+    ] {
+        let node = node::<F>(0, &[backend]);
+        let sent = |packet: &packet::Packet| {
+            if there.0 == LB0 {
+                node.emit(LB0, packet)
+            } else {
+                node.arrive(there.0, packet)
+            }
+        };
+        let answered = |packet: &packet::Packet| {
+            if back == LO {
+                node.emit(LO, packet)
+            } else {
+                node.arrive(back, packet)
+            }
+        };
+        let opened = sent(&packet::tcp(client, VIP).syn());
+        assert_eq!(opened.outcome(), Outcome::ForwardedNew, "{client} {backend}");
+        let (source, _) = ends(&opened);
+        let _ = answered(&packet::tcp(backend, source).syn_ack());
+        for flags in [packet::flag::ACK, packet::flag::FIN | packet::flag::ACK] {
+            let _ = sent(&packet::tcp(client, VIP).flags(flags));
+        }
+        // It need not look closed.
+        let rest = answered(&packet::tcp(backend, source).flags(packet::flag::ACK));
+        assert_eq!(
+            ends(&rest).0,
+            VIP.socket(),
+            "{client} {backend}: the rest of the flow"
+        );
+        // The same ports, without the Service. The backend may have to be told first that the old connection is gone.
+        let directly = packet::tcp(client, backend).syn();
+        let begun = if back == LO {
+            node.emit(LO, &directly)
+        } else {
+            node.arrive(there.0, &directly)
+        };
+        assert_eq!(ends(&begun), (client.socket(), backend.socket()), "{begun:?}");
+        for packet in [
+            packet::tcp(backend, source).flags(packet::flag::ACK),
+            packet::tcp(backend, source).syn_ack(),
+            packet::tcp(backend, source).flags(packet::flag::ACK),
+        ] {
+            let answer = answered(&packet);
+            assert_eq!(
+                ends(&answer).0,
+                backend.socket(),
+                "{client} {backend}: {answer:?}"
+            );
+        }
+        assert_eq!(node.tables.flow_count(), 0, "{client} {backend}");
+        // And with it again.
+        let opened = sent(&packet::tcp(client, VIP).syn());
+        assert_eq!(opened.outcome(), Outcome::ForwardedNew, "{client} {backend}");
+        expect_whole(&node);
+    }
+}
+
 fn snat_ports_of_many_clients_never_clash<F: Net>() {
     let mut node = node::<F>(0, &[POD_2]);
     node.tables.node.embryo_mask = u32::MAX; // none is displaced by another
@@ -235,6 +298,7 @@ in_both_families! {
     one_client_port_to_two_services_gets_a_second_port_at_the_same_backend,
     one_pod_port_to_two_services_of_itself_is_told_apart,
     a_pod_reaches_itself_again_by_another_service_after_closing,
+    a_direct_connection_from_the_port_of_a_closed_flow_is_left_alone,
     snat_ports_of_many_clients_never_clash,
     a_client_without_a_free_port_is_dropped_and_leaves_nothing_behind,
     the_port_of_a_closed_flow_is_free_after_a_while,
