@@ -39,7 +39,7 @@ pub(crate) struct MatrixArgs {
     /// How pods are joined.
     #[arg(long, value_enum, default_value_t = Network::All)]
     pod_network: Network,
-    /// Which programs face the network.
+    /// Which programs see the traffic.
     #[arg(long, value_enum, default_value_t = Hook::All)]
     hook: Hook,
     /// Only so many cells, drawn at random.
@@ -76,7 +76,9 @@ enum Hook {
     Tc,
     /// XDP, with TC for what it leaves.
     Xdp,
-    /// Both, one after the other.
+    /// TC, and TCP connections of nodes and pods translated at their sockets.
+    Connect,
+    /// All three, one after the other.
     All,
 }
 
@@ -96,7 +98,8 @@ impl Hook {
         match self {
             Self::Tc => "tc",
             Self::Xdp => "xdp",
-            Self::All => "tc,xdp",
+            Self::Connect => "connect",
+            Self::All => "tc,xdp,connect",
         }
     }
 }

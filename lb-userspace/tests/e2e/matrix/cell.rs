@@ -169,12 +169,14 @@ impl Cell {
         all
     }
 
-    /// Nobody outside asks one node by way of another; the third node without backends is the client's own; a process of
+    /// Sockets are the business of TCP and of the cluster's own clients alone. Nobody outside asks one node by way of another; the third node without backends is the client's own; a process of
     /// the node is a host backend already.
     fn makes_sense(&self) -> bool {
         let other = matches!(self.target, Target::NodePortWith | Target::NodePortWithout);
         let none_left = self.near == Near::Without && self.target == Target::NodePortWithout;
-        !(self.client == Client::Outside && other
+        let at_sockets = self.client != Client::Outside && self.proto == Proto::Tcp;
+        !(self.site.hook == super::CONNECT && !at_sockets
+            || self.client == Client::Outside && other
             || none_left
             || self.client == Client::Backend && self.kind.backends == Backends::Hosts)
     }
