@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use clap::Args;
 use lb_common::abi::{FrontendKind, Protocol, V4, V6};
 
@@ -16,9 +16,9 @@ use crate::{
     agent::report::{Report, ServiceReport},
     config::Instance,
     explain::{
-        Answer, Client, Cluster, Destination, Live, LiveRoute, Question, Served, explain, explain_live,
+        Answer, Client, Cluster, Destination, Live, LiveRoute, Probe, Question, Served, explain, explain_live,
     },
-    load::PinDirectory,
+    load::{DryRun, PinDirectory},
     maps::{Lookup as _, bpf::Pinned},
     model::{FrontendAddress, ObjectKey, Problem},
     node::{self, Prefix},
@@ -46,6 +46,10 @@ pub(super) struct ExplainArgs {
     /// With --manifests: a range that all ClusterIPs are from, as agents are told; may be repeated.
     #[arg(long, value_name = "CIDR", requires = "manifests")]
     service_cidr: Vec<Prefix>,
+    /// Have the very program that decides see such a packet, on the live maps and without writing anything, and compare.
+    /// (The kernel verifies it once more: that takes a second. Needs root.)
+    #[arg(long, conflicts_with = "manifests")]
+    verify: bool,
     /// How to print it.
     #[arg(short, long, value_enum, default_value_t = Output::Text)]
     output: Output,
@@ -74,13 +78,14 @@ pub(super) async fn print(args: ExplainArgs) -> Result<()> {
         via,
         manifests,
         service_cidr,
+        verify,
         output,
         instance,
     } = args;
     let question = Question { from, to, via };
     let answers = match manifests {
         Some(folder) => from_manifests(&folder, &service_cidr, &question)?,
-        None => from_maps(&instance.into(), &question).await?,
+        None => from_maps(&instance.into(), &question, verify).await?,
     };
     let text = match output {
         Output::Text => answers
@@ -90,7 +95,15 @@ pub(super) async fn print(args: ExplainArgs) -> Result<()> {
             .join("\n"),
         Output::Json => format!("{:#}\n", serde_json::to_value(&answers)?),
     };
-    Ok(io::stdout().write_all(text.as_bytes())?)
+    io::stdout().write_all(text.as_bytes())?;
+    let differs = |answer: &&Answer| answer.verified.as_ref().is_some_and(|verified| !verified.agrees);
+    match answers.iter().find(differs) {
+        Some(answer) => bail!(
+            "the program has done something else to the packet to {}: this is a bug, please report what is printed",
+            answer.to
+        ),
+        None => Ok(()),
+    }
 }
 
 fn from_manifests(folder: &Path, cidrs: &[Prefix], question: &Question) -> Result<Vec<Answer>> {
@@ -109,7 +122,7 @@ fn from_manifests(folder: &Path, cidrs: &[Prefix], question: &Question) -> Resul
     Ok(explain(&cluster, question)?)
 }
 
-async fn from_maps(instance: &Instance, question: &Question) -> Result<Vec<Answer>> {
+async fn from_maps(instance: &Instance, question: &Question, verify: bool) -> Result<Vec<Answer>> {
     let file = instance.status_file();
     let report = fs::read(&file).with_context(|| {
         format!(
@@ -148,7 +161,24 @@ async fn from_maps(instance: &Instance, question: &Question) -> Result<Vec<Answe
             .collect(),
         tick: node::jiffies().map_or(0, |jiffies| (jiffies >> shift) as u32),
     };
-    Ok(explain_live(&live, question)?)
+    let answers = explain_live(&live, question)?.into_iter();
+    answers
+        .map(|(answer, probe)| match probe.filter(|_| verify) {
+            Some(probe) => verified(&pins, answer, &probe),
+            None => Ok(answer),
+        })
+        .collect()
+}
+
+/// Has the program see the packet.
+fn verified(pins: &PinDirectory, answer: Answer, probe: &Probe) -> Result<Answer> {
+    let dry = DryRun::load(pins, probe.program)
+        .with_context(|| format!("{} cannot be loaded a second time", probe.program))?;
+    let (verdict, frame) = dry
+        .run(&probe.frame, probe.device, probe.came_in)
+        .with_context(|| format!("{} cannot be run on interface {}", probe.program, probe.device))?;
+    let verified = Some(probe.judge(&answer, verdict, &frame));
+    Ok(Answer { verified, ..answer })
 }
 
 /// A line of the status; `None`: it is of a later version.

@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use lb_common::abi::Kind;
 use serde::Serialize;
 
-use super::Evidence;
+use super::{Evidence, Verified};
 
 /// The answer for one destination, client and node.
 #[derive(Clone, PartialEq, Debug, Serialize)]
@@ -42,6 +42,9 @@ pub struct Answer {
     pub notes: Vec<String>,
     /// What it costs although it works.
     pub cost: Option<String>,
+    /// What the program itself makes of such a packet, if it was asked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub verified: Option<Verified>,
     /// What would change the answer.
     pub remedies: Remedies,
 }

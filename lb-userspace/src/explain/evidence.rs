@@ -266,9 +266,10 @@ impl Shown for Device {
 impl Shown for Node {
     fn value(&self) -> Value {
         json!({
-            "lb0": self.lb0, "loopback": self.loopback, "snat_first": self.snat_first,
+            "netns": self.netns, "lb0": self.lb0, "loopback": self.loopback, "snat_first": self.snat_first,
             "snat_last": self.snat_last, "seed": self.seed, "embryo_mask": self.embryo_mask,
             "flags": self.flags, "tick_shift": self.tick_shift, "xdp_out": self.xdp_out,
+            "reserved": self.reserved,
         })
     }
 

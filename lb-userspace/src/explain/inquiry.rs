@@ -7,7 +7,7 @@ use lb_common::{
     abi::{
         Action, Address, Backend, FrontendKind, Hook, Kind, Outcome, Protocol, ROWS_PER_ELEMENT, Set, Tuple,
     },
-    net::{Net, Parsed, Scope, Scratch, Tables, at_lb0, open, tcp_flag},
+    net::{Arrival, Net, Parsed, Scope, Scratch, Tables, at_lb0, open, tcp_flag},
 };
 
 use super::{
@@ -30,6 +30,8 @@ pub(super) struct Packet {
 #[derive(Clone, PartialEq, Debug)]
 pub(super) struct Finding {
     pub(super) hook: Hook,
+    /// Where it is seen there.
+    pub(super) arrival: Arrival,
     pub(super) outcome: Outcome,
     pub(super) evidence: Vec<Evidence>,
     /// The frontend that it was found to be addressed to; its address is `None` for a NodePort.
@@ -76,6 +78,7 @@ pub(super) fn inquire<F: Net>(node: Node<'_, F>, packet: &Packet) -> Result<Opti
     let recorder = Recorder::new(node.maps, node.route, None, node.tick);
     let Some(Decided {
         hook,
+        arrival,
         address,
         outcome,
         scratch,
@@ -106,6 +109,7 @@ pub(super) fn inquire<F: Net>(node: Node<'_, F>, packet: &Packet) -> Result<Opti
         Some(error) => Err(error),
         None => Ok(Some(Finding {
             hook,
+            arrival,
             outcome,
             evidence: recorder.evidence.take(),
             frontend: recorder
@@ -124,6 +128,7 @@ pub(super) fn inquire<F: Net>(node: Node<'_, F>, packet: &Packet) -> Result<Opti
 /// What the programs make of a packet.
 struct Decided<A> {
     hook: Hook,
+    arrival: Arrival,
     address: Option<Address>,
     outcome: Outcome,
     scratch: Scratch<A>,
@@ -171,6 +176,7 @@ fn decide<F: Net>(
     };
     Some(Decided {
         hook,
+        arrival,
         address,
         outcome,
         scratch,

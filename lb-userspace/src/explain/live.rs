@@ -20,6 +20,7 @@ use super::{
     inquiry::{Finding, Node, Packet, inquire},
     overlay::Without,
     position::{Position, Ways},
+    probe::Probe,
     question::{Client, Destination, Question},
     tell::{Basis, Ground, tell},
 };
@@ -72,11 +73,14 @@ pub struct Served {
     pub frontends: Vec<FrontendAddress>,
 }
 
-/// Answers `question` from the maps of a live node.
+/// Answers `question` from the maps of a live node, each with a packet that the program which decides can be asked with.
 ///
 /// # Errors
 /// If the node does not know the client or the destination, with where to ask instead; if a map cannot be read.
-pub fn explain_live(live: &Live<'_>, question: &Question) -> Result<Vec<Answer>, ExplainError> {
+pub fn explain_live(
+    live: &Live<'_>,
+    question: &Question,
+) -> Result<Vec<(Answer, Option<Probe>)>, ExplainError> {
     if let Some(via) = question.via.as_ref().filter(|via| **via != live.node) {
         return unknown(format!(
             "this is node {}, and the maps here are its own: ask on node {via}, or of all nodes with --manifests",
@@ -102,7 +106,7 @@ pub fn explain_live(live: &Live<'_>, question: &Question) -> Result<Vec<Answer>,
         let seen = Seen { live, clear: 0 };
         let (mut answer, basis) = tell(&seen, &cell)?;
         answer.remedies = live.remedies(&cell, &answer, &basis)?;
-        answers.push(answer);
+        answers.push((answer, basis.probe));
     }
     if answers.is_empty() {
         return unknown("the client has no address of the destination's family");

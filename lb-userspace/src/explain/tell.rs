@@ -13,6 +13,7 @@ use super::{
     explainer::{ExplainError, unknown},
     inquiry::{Finding, Packet},
     position::Position,
+    probe::Probe,
     words::{self, Case},
 };
 use crate::{maps::MapError, model::ObjectKey};
@@ -34,10 +35,12 @@ pub(super) trait Ground {
 }
 
 /// What an answer rests on.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Basis {
     pub(super) outcome: Outcome,
     pub(super) kind: Option<FrontendKind>,
+    /// The packet, for the program that decides.
+    pub(super) probe: Option<Probe>,
 }
 
 /// What becomes of a cell, before anybody has thought of remedies.
@@ -72,6 +75,7 @@ pub(super) fn tell(ground: &dyn Ground, cell: &Cell) -> Result<(Answer, Basis), 
     let basis = Basis {
         outcome: finding.outcome,
         kind: finding.frontend,
+        probe: Probe::of(&cell.packet, finding.hook, finding.arrival),
     };
     let answer = Answer {
         from: cell.client.name.clone(),
@@ -97,6 +101,7 @@ pub(super) fn tell(ground: &dyn Ground, cell: &Cell) -> Result<(Answer, Basis), 
         cost: cost(&backends, cell),
         backends,
         evidence: finding.evidence.clone(),
+        verified: None,
         remedies: Remedies::default(),
     };
     Ok((answer, basis))

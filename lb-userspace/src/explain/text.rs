@@ -23,6 +23,7 @@ impl fmt::Display for Answer {
             evidence,
             notes,
             cost,
+            verified,
             remedies,
         } = self;
         let named = match service {
@@ -40,6 +41,9 @@ impl fmt::Display for Answer {
         write_wrapped(f, "client   ", &format!("sees {client_sees}"))?;
         if let Some(cost) = cost {
             write_wrapped(f, "cost     ", cost)?;
+        }
+        if let Some(verified) = verified {
+            write_wrapped(f, "verified ", &verified.to_string())?;
         }
         notes
             .iter()

@@ -130,5 +130,7 @@ pub(super) fn place(hook: Hook) -> &'static str {
         Hook::PodOut => "TC egress of the pod's device",
         Hook::HostOut => "TC egress of lb0",
         Hook::LoopbackOut => "TC egress of lo",
+        Hook::Connect => "connect of a socket",
+        Hook::Bind => "bind of a socket",
     }
 }

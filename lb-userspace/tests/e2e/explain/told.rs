@@ -18,6 +18,8 @@ pub(super) struct Told {
     pub(super) reason: String,
     /// Addresses of backends, and the address that each sees.
     pub(super) backends: BTreeMap<IpAddr, IpAddr>,
+    /// Whether the program agrees, if it was asked.
+    pub(super) verified: Option<bool>,
     /// The command of the first remedy.
     pub(super) remedy: Option<String>,
     /// Why there is none.
@@ -42,6 +44,7 @@ impl Told {
             verdict: word(&answer["verdict"]).unwrap_or_default(),
             reason: word(&answer["reason"]).unwrap_or_default(),
             backends: backends.filter_map(backend).collect(),
+            verified: answer["verified"]["agrees"].as_bool(),
             remedy: word(&answer["remedies"]["found"][0]["command"]),
             none: word(&answer["remedies"]["none"]),
         })
