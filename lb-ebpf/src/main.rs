@@ -27,13 +27,14 @@ mod packet;
 mod refuse;
 mod rewrite;
 mod send;
+mod socket;
 mod sweep;
 mod tables;
 mod xdp;
 
 use aya_ebpf::{
-    macros::{classifier, xdp},
-    programs::{TcContext, XdpContext},
+    macros::{cgroup_sock, cgroup_sock_addr, classifier, xdp},
+    programs::{SockAddrContext, SockContext, TcContext, XdpContext},
 };
 use lb_common::abi::{DeviceKind, Hook};
 
@@ -83,6 +84,42 @@ pub fn host_out(ctx: TcContext) -> i32 {
 #[classifier]
 pub fn loopback_out(ctx: TcContext) -> i32 {
     before::tc(&ctx, Hook::LoopbackOut, DeviceKind::Loopback)
+}
+
+/// `connect` of an IPv4 socket, in the node's cgroup: a TCP connection to a Service gets its backend at once.
+#[cgroup_sock_addr(connect4)]
+pub fn connect4(ctx: SockAddrContext) -> i32 {
+    socket::connect4(&ctx)
+}
+
+/// `connect` of an IPv6 socket: as [`connect4`].
+#[cgroup_sock_addr(connect6)]
+pub fn connect6(ctx: SockAddrContext) -> i32 {
+    socket::connect6(&ctx)
+}
+
+/// `getpeername` of an IPv4 socket: whom the process asked for.
+#[cgroup_sock_addr(getpeername4)]
+pub fn getpeername4(ctx: SockAddrContext) -> i32 {
+    socket::getpeername4(&ctx)
+}
+
+/// `getpeername` of an IPv6 socket: as [`getpeername4`].
+#[cgroup_sock_addr(getpeername6)]
+pub fn getpeername6(ctx: SockAddrContext) -> i32 {
+    socket::getpeername6(&ctx)
+}
+
+/// `bind` of an IPv4 socket: not to a NodePort.
+#[cgroup_sock(post_bind4)]
+pub fn post_bind4(ctx: SockContext) -> i32 {
+    socket::post_bind4(&ctx)
+}
+
+/// `bind` of an IPv6 socket: not to a NodePort.
+#[cgroup_sock(post_bind6)]
+pub fn post_bind6(ctx: SockContext) -> i32 {
+    socket::post_bind6(&ctx)
 }
 
 /// Removes idle flows. Never attached: the agent runs it by `BPF_PROG_TEST_RUN`.

@@ -2,14 +2,14 @@
 #![allow(non_upper_case_globals)] // names as operators see them
 
 use aya_ebpf::{
-    btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray},
+    btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, SkStorage},
     macros::btf_map,
 };
 use lb_common::{
     abi::{
         Addr4, Addr6, Address, Affinity, AffinityKey, Backend, COUNTERS, Counter, Device, Flow, Fragment,
-        FragmentKey, Frontend, FrontendKey, Held, Node, Range, RangeKey, Rows, Service, Set, Source, Tuple,
-        V4, V6, Waiting, capacity,
+        FragmentKey, Frontend, FrontendKey, Held, Node, Peer, Range, RangeKey, Rows, Service, Set, Source,
+        Tuple, V4, V6, Waiting, capacity,
     },
     net::{Look, Quote, Refusal, Scratch, TooBig},
 };
@@ -108,6 +108,8 @@ pub(crate) static fragment_id: Array<u32, 1> = Array::new();
 pub(crate) static held: Array<Held, { capacity::HELD as usize }> = Array::new();
 #[btf_map]
 pub(crate) static waiting: Array<Waiting, 1> = Array::new();
+#[btf_map]
+pub(crate) static peers: SkStorage<Peer> = SkStorage::new();
 #[btf_map]
 pub(crate) static whole: PerCpuArray<Whole, 1> = PerCpuArray::new();
 #[btf_map]

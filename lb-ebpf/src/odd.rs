@@ -105,7 +105,10 @@ impl Beginning for Xdp {
 /// The body of [`Tc::odd`].
 #[inline(always)]
 pub(crate) fn tc<F: Maps>(packet: &Tc, hook: u32, kind: u32, phase: u32) -> u32 {
-    let hook = Hook::from_number(hook).unwrap_or(Hook::UplinkIn);
+    let hook = match Hook::from_number(hook) {
+        Some(hook) if !matches!(hook, Hook::Connect | Hook::Bind) => hook,
+        _ => Hook::UplinkIn,
+    };
     let kind = DeviceKind::from_number(kind as u8);
     let phase = if phase == Phase::Before as u32 {
         Phase::Before

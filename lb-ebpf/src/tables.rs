@@ -188,7 +188,9 @@ impl<F: Maps> Tables<F> for Kernel {
 
     #[inline(always)]
     fn refresh_affinity(&self, key: &AffinityKey<F::Addr>, tick: u32, timeout: u32) {
-        if let Some(record) = F::affinities().get_ptr_mut(key) {
+        if writes()
+            && let Some(record) = F::affinities().get_ptr_mut(key)
+        {
             // SAFETY: the pointer is valid until the program ends; each field is one word, and the last writer wins.
             unsafe { (*record).seen = tick };
             // SAFETY: as above.
@@ -198,7 +200,7 @@ impl<F: Maps> Tables<F> for Kernel {
 
     #[inline(always)]
     fn put_affinity(&self, key: &AffinityKey<F::Addr>, affinity: &Affinity<F::Addr>) -> bool {
-        F::affinities().insert(key, affinity, 0).is_ok()
+        !writes() || F::affinities().insert(key, affinity, 0).is_ok()
     }
 
     #[inline(always)]
@@ -293,7 +295,7 @@ impl<F: Maps> Tables<F> for Kernel {
         if !tcp && tuple.protocol != Protocol::Udp as u8 {
             return false; // the kernel has no helper for it
         }
-        socket::<F>(self.ctx, tcp, tuple) != 0
+        socket::<F>(self.ctx, tcp, tuple) == CONNECTED
     }
 
     #[inline(always)]
@@ -302,8 +304,28 @@ impl<F: Maps> Tables<F> for Kernel {
     }
 }
 
-/// Whether a socket of the packet's own namespace is connected to the packet's sender. A subprogram of its own: the
-/// parameters would not fit into the caller's stack frame.
+/// There is a socket, which is not connected.
+const WAITING: u32 = 1;
+/// There is a socket that is connected.
+const CONNECTED: u32 = 2;
+
+/// Whether the caller's own namespace has a socket that a TCP connection to `at` would come to, if `at` is there.
+#[inline(always)]
+pub(crate) fn listens<F: Maps>(ctx: *mut c_void, at: &Backend<F::Addr>) -> bool {
+    let to = Tuple {
+        source: F::Addr::default(),
+        destination: at.address,
+        source_port: 0,
+        destination_port: at.port,
+        protocol: Protocol::Tcp as u8,
+        phase: 0,
+        reserved: 0,
+    };
+    socket::<F>(ctx, true, &to) == WAITING
+}
+
+/// The socket of the packet's own namespace that the packet belongs to: none (0), or whether it is connected. A subprogram
+/// of its own: the parameters would not fit into the caller's stack frame.
 #[inline(never)]
 fn socket<F: Maps>(ctx: *mut c_void, tcp: bool, of: &Tuple<F::Addr>) -> u32 {
     // SAFETY: plain old data, for which all zero is valid.
@@ -315,18 +337,18 @@ fn socket<F: Maps>(ctx: *mut c_void, tcp: bool, of: &Tuple<F::Addr>) -> u32 {
         tuple.__bindgen_anon_1.ipv4.daddr = destination[0];
         tuple.__bindgen_anon_1.ipv4.sport = sport;
         tuple.__bindgen_anon_1.ipv4.dport = dport;
-        is_connected(ctx, tcp, &mut tuple, SOCKET4)
+        found(ctx, tcp, &mut tuple, SOCKET4)
     } else {
         tuple.__bindgen_anon_1.ipv6.saddr = source;
         tuple.__bindgen_anon_1.ipv6.daddr = destination;
         tuple.__bindgen_anon_1.ipv6.sport = sport;
         tuple.__bindgen_anon_1.ipv6.dport = dport;
-        is_connected(ctx, tcp, &mut tuple, SOCKET6)
+        found(ctx, tcp, &mut tuple, SOCKET6)
     }
 }
 
 #[inline(always)]
-fn is_connected(ctx: *mut c_void, tcp: bool, tuple: &mut bpf_sock_tuple, length: u32) -> u32 {
+fn found(ctx: *mut c_void, tcp: bool, tuple: &mut bpf_sock_tuple, length: u32) -> u32 {
     let socket = if tcp {
         // SAFETY: the context is the program's own; the tuple is at least as long as said.
         unsafe { bpf_sk_lookup_tcp(ctx, tuple, length, OWN_NAMESPACE, 0) }
@@ -342,5 +364,5 @@ fn is_connected(ctx: *mut c_void, tcp: bool, tuple: &mut bpf_sock_tuple, length:
     let port = unsafe { (*socket).dst_port };
     // SAFETY: it is held, and released once.
     unsafe { bpf_sk_release(socket.cast()) };
-    (port != 0) as u32
+    if port == 0 { WAITING } else { CONNECTED }
 }

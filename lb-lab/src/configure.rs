@@ -7,7 +7,7 @@ use nix::net::if_::if_nametoindex;
 
 use crate::{
     addr::Dual,
-    bpf, cleanup, links, netfilter,
+    bpf, cgroup, cleanup, links, netfilter,
     netns::{Netns, ip_batch},
     pins,
     place::Place,
@@ -39,11 +39,19 @@ pub(crate) fn build(topology: &Topology, prefix: &str) -> Result<BTreeMap<String
     ip_batch(&[], batch.text())?;
     let mut places = BTreeMap::new();
     let folder: Arc<Path> = cleanup::folder(prefix).into();
-    for (name, addr) in names {
-        places.insert(
-            name.into(),
-            Place::new(name, addr, Netns::open(&full(name))?, Arc::clone(&folder)),
+    let mut cgroups = BTreeMap::new();
+    for node in &topology.nodes {
+        let cgroup = cgroup::make(&full(&node.name))?;
+        let pods = node.pods.iter().map(|pod| pod.name.as_str());
+        cgroups.extend(
+            pods.chain([node.name.as_str()])
+                .map(|name| (name, cgroup.clone())),
         );
+    }
+    for (name, addr) in names {
+        let cgroup = cgroups.get(name).cloned().flatten();
+        let netns = Netns::open(&full(name))?.with_cgroup(cgroup);
+        places.insert(name.into(), Place::new(name, addr, netns, Arc::clone(&folder)));
     }
     // Before any device is made: a device takes over the defaults when it appears.
     for place in places.values() {

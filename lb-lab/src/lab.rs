@@ -243,12 +243,10 @@ impl Lab {
         pins::folder(&format!("{}{node}", self.inner.prefix))
     }
 
-    /// A cgroup (v2) for a node, created and removed by the lab.
+    /// The cgroup (version 2) of what acts for a node and its pods.
     pub fn cgroup(&self, node: &str) -> Result<PathBuf> {
         let root = cleanup::cgroup_root().context("cgroup v2 is not mounted: see /proc/self/mountinfo")?;
-        let path = root.join(format!("{}{node}", self.inner.prefix));
-        fs::create_dir_all(&path).with_context(|| format!("cannot create {}", path.display()))?;
-        Ok(path)
+        Ok(root.join(format!("{}{node}", self.inner.prefix)))
     }
 
     /// Whether the kernel can show switched frames to the packet filter; without, the topology's

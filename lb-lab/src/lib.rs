@@ -20,6 +20,7 @@
 mod addr;
 mod bpf;
 mod capture;
+mod cgroup;
 mod cleanup;
 mod client;
 mod configure;

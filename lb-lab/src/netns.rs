@@ -15,6 +15,8 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use nix::sched::{CloneFlags, setns};
 
+use crate::cgroup;
+
 /// Where `ip netns` keeps its namespaces.
 const RUN: &str = "/run/netns";
 
@@ -23,6 +25,7 @@ const RUN: &str = "/run/netns";
 pub struct Netns {
     name: String,
     file: File,
+    cgroup: Option<PathBuf>,
 }
 
 impl Netns {
@@ -33,7 +36,13 @@ impl Netns {
         Ok(Self {
             name: name.into(),
             file,
+            cgroup: None,
         })
+    }
+
+    /// What enters the namespace from now on enters this cgroup as well.
+    pub(crate) fn with_cgroup(self, cgroup: Option<PathBuf>) -> Self {
+        Self { cgroup, ..self }
     }
 
     /// The full name, as `ip netns` and `nsenter` know it.
@@ -49,7 +58,8 @@ impl Netns {
     /// Moves the calling thread into the namespace, for good. For threads that are made for this.
     pub(crate) fn enter(&self) -> Result<()> {
         setns(&self.file, CloneFlags::CLONE_NEWNET)
-            .with_context(|| format!("cannot enter network namespace {}: are you root?", self.name))
+            .with_context(|| format!("cannot enter network namespace {}: are you root?", self.name))?;
+        self.cgroup.as_deref().map_or(Ok(()), cgroup::enter)
     }
 
     /// Runs `work` inside, on a thread of its own. Sockets opened by it stay inside.

@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result, ensure};
 
 use crate::{
     addr::Dual,
-    cleanup, configure, links,
+    cgroup, cleanup, configure, links,
     netns::{Netns, ip_batch},
     place::Place,
     ready,
@@ -31,6 +31,8 @@ pub struct Wired {
     pub name: String,
     /// It passes packets on, also those of connections that end in it: routes decide, never a socket it has.
     pub router: bool,
+    /// The place whose cgroup it is in; see [`crate::Lab::cgroup`].
+    pub cgroup: Option<String>,
     /// Lines for `ip -batch`, run when the cables are there: addresses, routes, bridges.
     pub commands: String,
     /// Lines for `ip -4 -batch` and `ip -6 -batch`: routing rules.
@@ -103,8 +105,12 @@ pub(crate) fn build(wiring: &Wiring, prefix: &str) -> Result<BTreeMap<String, Pl
         v6: std::net::Ipv6Addr::UNSPECIFIED,
     };
     let mut places = BTreeMap::new();
-    for Wired { name, router, .. } in &wiring.places {
-        let netns = Netns::open(&full(name))?;
+    for Wired {
+        name, router, cgroup, ..
+    } in &wiring.places
+    {
+        let cgroup = cgroup.as_deref().map(|of| cgroup::make(&full(of))).transpose()?;
+        let netns = Netns::open(&full(name))?.with_cgroup(cgroup.flatten());
         // Before any device is made: a device takes over the defaults when it appears.
         netns.sysctls(configure::EVERYWHERE)?;
         netns.sysctls(QUIET)?;

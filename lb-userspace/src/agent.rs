@@ -44,7 +44,7 @@ use crate::{
     apply::{self, Change, Reconciler},
     config::{Config, HealthSettings, SourceConfig},
     gc,
-    load::{self, PinDirectory, probe},
+    load::{self, ConnectHooks, PinDirectory, probe},
     maps::{self, counted::Writes},
     model::NodeIdentity,
     node::{
@@ -78,6 +78,7 @@ pub async fn run(config: Config) -> Result<()> {
         linger,
         tc_attach,
         hook,
+        sockets,
         pod_detection,
         localhost_nodeports,
         external_ip_ranges,
@@ -155,6 +156,8 @@ pub async fn run(config: Config) -> Result<()> {
         localhost_nodeports,
         service_cidrs: service_ranges,
         linger,
+        netns: netns_cookie(),
+        connect_pods: sockets.connect == ConnectHooks::All,
         hertz: node::hertz().context("cannot learn how fast the kernel's clock ticks")?,
         capacities: Capacities {
             embryos: capacities.embryos(),
@@ -166,6 +169,7 @@ pub async fn run(config: Config) -> Result<()> {
         capacities,
         tc_attach,
         hook,
+        sockets,
     })?;
     info!(adopted = ?loaded.adopted(), "programs and maps are loaded");
     let store = maps::bpf::open(|name| loaded.take_map(name))?;
@@ -260,6 +264,14 @@ pub async fn run(config: Config) -> Result<()> {
             Err(anyhow!("a task of the agent has ended by itself: this is a bug").context(format!("{ended:?}")))
         }
     }
+}
+
+/// This node's network namespace, as programs know it; 0: none, and they leave sockets alone.
+fn netns_cookie() -> u64 {
+    node::netns_cookie().unwrap_or_else(|error| {
+        warn!(%error, "the kernel does not number network namespaces (Linux 5.14 does): sockets are left to TC");
+        0
+    })
 }
 
 /// Waits until the source has told everything once.

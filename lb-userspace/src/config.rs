@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, ops::RangeInclusive, path::PathBuf, time::Duration};
 
 use crate::{
-    load::{TcAttach, UplinkHook},
+    load::{SocketOptions, TcAttach, UplinkHook},
     node::{DeviceOverride, Pattern, Prefix},
     source::kubernetes::KubeOptions,
 };
@@ -39,6 +39,8 @@ pub struct Config {
     pub tc_attach: TcAttach,
     /// Where packets from outside are translated.
     pub hook: UplinkHook,
+    /// What is at sockets.
+    pub sockets: SocketOptions,
     /// Sources can be told to be this node's pods, by the node's pod ranges.
     pub pod_detection: bool,
     /// Serve NodePorts on 127.0.0.1 too.

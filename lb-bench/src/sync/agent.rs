@@ -76,6 +76,9 @@ fn in_namespace(agent: &Path) -> Result<Memory> {
         instance.as_ref(),
         "--run-dir".as_ref(),
         folder.0.as_os_str(),
+        // The machine's own processes are none of the bench's business.
+        "--connect-hooks".as_ref(),
+        "off".as_ref(),
     ];
     let log = fs::File::create(folder.0.join("log"))?;
     let child = Command::new(agent)

@@ -53,7 +53,10 @@ pub(super) fn wiring(case: &Case, layout: &Layout, tag: &str) -> Result<Wiring> 
     let mut fabric = place(FABRIC, true, plan.fabric()?);
     fabric.rules = fabric_rules();
     let mut places = vec![
-        place(SELF, true, plan.own_node()?),
+        Wired {
+            cgroup: Some(SELF.into()),
+            ..place(SELF, true, plan.own_node()?)
+        },
         place(PEERS, false, plan.peers()?),
         place(OUTSIDE, false, plan.outside()),
         fabric,
@@ -64,7 +67,10 @@ pub(super) fn wiring(case: &Case, layout: &Layout, tag: &str) -> Result<Wiring> 
     let mut cables = vec![cable(SELF, "n0"), cable(PEERS, "n1"), cable(OUTSIDE, "c0")];
     for (number, ip) in layout.pods.iter().enumerate() {
         let name = pod_place(number);
-        places.push(place(&name, false, pod(*ip)));
+        places.push(Wired {
+            cgroup: Some(SELF.into()),
+            ..place(&name, false, pod(*ip))
+        });
         let inside = End::new(&name, UPLINK);
         let outside = End {
             mac: Some(GATEWAY_MAC.into()),

@@ -51,7 +51,7 @@ macro_rules! numbered {
 }
 
 numbered! {
-    /// A place where a program of ours sees packets.
+    /// A place where a program of ours sees packets, or what processes ask of their sockets.
     Hook {
         /// XDP on an uplink.
         UplinkXdp = "uplink-xdp";
@@ -67,6 +67,10 @@ numbered! {
         HostOut = "host-out";
         /// TC egress of lo: node processes to their own node.
         LoopbackOut = "loopback-out";
+        /// `connect` of a TCP socket: counted once for a connection, without bytes.
+        Connect = "connect";
+        /// `bind` of a socket of this node's own processes: counted once, without bytes.
+        Bind = "bind";
     }
 }
 
@@ -116,6 +120,8 @@ numbered! {
         PassedToTcFragment = "passed-to-tc-fragment";
         /// Passed: left by XDP to the TC program of the same device: an ICMP error that goes to another node.
         PassedToTcError = "passed-to-tc-error";
+        /// Passed: a connection that the socket leaves to TC: what becomes of it depends on its source address, or it gets no answer.
+        PassedToTcSource = "passed-to-tc-source";
         /// Passed: headers that are cut short or contradict themselves.
         PassedMalformed = "passed-malformed";
         /// Passed: of a connection of this node's own, on a port that is a frontend too.
@@ -142,6 +148,8 @@ numbered! {
         RejectedUnknownFlow = "rejected-unknown-flow";
         /// Rejected: larger than the link it goes to; the sender is told how large it may be.
         RejectedTooBig = "rejected-too-big";
+        /// Rejected: a process of this node that would take the port of a Service's NodePort for itself.
+        RejectedNodePort = "rejected-node-port";
         /// Dropped: policy Local, and endpoints on other nodes only.
         DroppedNoLocalEndpoints = "dropped-no-local-endpoints";
         /// Dropped: the source is in none of the Service's `loadBalancerSourceRanges`.
@@ -222,6 +230,7 @@ impl Outcome {
             | O::PassedExtension
             | O::PassedToTcFragment
             | O::PassedToTcError
+            | O::PassedToTcSource
             | O::PassedMalformed
             | O::PassedOwnConnection => Kind::Passed,
             O::ForwardedFlow
@@ -231,9 +240,11 @@ impl Outcome {
             | O::ForwardedHeld
             | O::ForwardedError
             | O::ForwardedSplit => Kind::Forwarded,
-            O::RejectedNoEndpoints | O::RejectedNoFrontend | O::RejectedUnknownFlow | O::RejectedTooBig => {
-                Kind::Rejected
-            }
+            O::RejectedNoEndpoints
+            | O::RejectedNoFrontend
+            | O::RejectedUnknownFlow
+            | O::RejectedTooBig
+            | O::RejectedNodePort => Kind::Rejected,
             O::DroppedNoLocalEndpoints
             | O::DroppedSourceRange
             | O::DroppedNoService

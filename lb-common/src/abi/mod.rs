@@ -11,6 +11,7 @@ mod flow;
 mod fragment;
 mod frontend;
 mod node;
+mod peer;
 mod pod;
 mod range;
 mod set;
@@ -23,11 +24,12 @@ pub use flow::{Action, Flow, Phase, State, Tuple};
 pub use fragment::{Fragment, FragmentKey, Held, Waiting};
 pub use frontend::{Address, Frontend, FrontendKey, FrontendKind};
 pub use node::{Device, DeviceKind, Node, Source, SourceClass, XDP_OUT};
+pub use peer::Peer;
 pub use range::{Range, RangeKey};
 pub use set::{ROWS_PER_ELEMENT, Rows, Service, Set};
 
 /// Version of the map layout. Part of the pin directory's name.
-pub const LAYOUT_VERSION: u32 = 6;
+pub const LAYOUT_VERSION: u32 = 7;
 
 /// Map names, at most 15 characters (the kernel's limit). A map that exists once per family has a name
 /// for each: `[IPv4, IPv6]`.
@@ -66,6 +68,8 @@ pub mod names {
     pub const HELD: &str = "held";
     /// Whose fragments these are: one [`super::Waiting`].
     pub const WAITING: &str = "waiting";
+    /// Socket to [`super::Peer`], for those that a `connect` was translated for.
+    pub const PEERS: &str = "peers";
     /// Hook and outcome, or event, to [`super::Counter`], per CPU.
     pub const COUNTERS: &str = "counters";
 }

@@ -6,6 +6,8 @@ use super::{Addr4, Addr6};
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 #[repr(C)]
 pub struct Node {
+    /// The kernel's number (cookie) of this node's network namespace; 0: not known, and no socket is touched.
+    pub netns: u64,
     /// Interface index of `lb0`; 0: node processes are not served.
     pub lb0: u32,
     /// Interface index of the loopback device.
@@ -26,6 +28,8 @@ pub struct Node {
     /// Interface indices of the devices that XDP may send packets out of, zeros behind them. A device that cannot
     /// take frames from XDP would lose them without a word.
     pub xdp_out: [u32; XDP_OUT],
+    /// Zero.
+    pub reserved: u32,
 }
 
 /// How many devices XDP may send packets out of.
@@ -36,6 +40,8 @@ impl Node {
     pub const MASQUERADE_ALL: u32 = 1;
     /// Pods are not told from other clients, so no ClusterIP traffic is masqueraded for being none of a pod.
     pub const PODS_UNKNOWN: u32 = 2;
+    /// Connections of pods are translated at their sockets too, not only those of this node's own processes.
+    pub const CONNECT_PODS: u32 = 4;
 
     /// The shift that makes a tick of about a second out of `hertz` timer interrupts a second.
     #[must_use]

@@ -25,7 +25,7 @@ macro_rules! pod {
 
 use super::{
     Addr4, Addr6, Address, Affinity, AffinityKey, Backend, Counter, Device, Flow, Fragment, FragmentKey,
-    Frontend, FrontendKey, Held, Node, Range, RangeKey, Rows, Service, Set, Source, Tuple, Waiting,
+    Frontend, FrontendKey, Held, Node, Peer, Range, RangeKey, Rows, Service, Set, Source, Tuple, Waiting,
 };
 
 pod! {
@@ -56,7 +56,8 @@ pod! {
     Range, 4, [u32];
     Service, 8, [u64];
     Rows, 128, [[u16; 64]];
-    Node, 60, [u32, u32, u16, u16, u32, u32, u32, u32, [u32; 8]];
+    Node, 72, [u64, u32, u32, u16, u16, u32, u32, u32, u32, [u32; 8], u32];
+    Peer, 36, [Addr6, Addr6, u16, u16];
     Device, 40, [u8, u8, [u8; 6], [u8; 6], u16, u32, Addr4, Addr6];
     Source, 4, [u32];
     Counter, 16, [u64, u64];

@@ -20,17 +20,29 @@ pub(super) fn frontend<F: Net, T: Tables<F>>(
     scratch.frontend.address = tuple.destination;
     scratch.frontend.port = tuple.destination_port;
     scratch.frontend.protocol = tuple.protocol;
+    frontend_at(tables, &mut scratch.frontend, address, device, client)
+}
+
+/// As [`frontend`], of whom `key` names; it may be written to.
+#[inline(always)]
+pub(super) fn frontend_at<F: Net, T: Tables<F>>(
+    tables: &T,
+    key: &mut FrontendKey<F::Addr>,
+    address: Address,
+    device: DeviceKind,
+    client: Client,
+) -> Option<(u32, FrontendKind)> {
     let mut found = None;
     if address.has(Address::VIP) {
-        found = tables.frontend(&scratch.frontend);
+        found = tables.frontend(key);
     }
     // Another node's NodePort is served at the source: for the clients of this node only.
     let elsewhere = address.has(Address::OTHER_NODE) && matches!(client, Client::Pod | Client::Node);
     // A neighbour on the wire can send to a loopback address, too.
     let localhost = address.has(Address::LOCALHOST) && matches!(device, DeviceKind::Loopback);
     if found.is_none() && (elsewhere || localhost || address.has(Address::NODE_PORTS)) {
-        scratch.frontend.address = F::Addr::default();
-        found = tables.frontend(&scratch.frontend);
+        key.address = F::Addr::default();
+        found = tables.frontend(key);
     }
     found.map(|f| (f.service, FrontendKind::from_number(f.kind)))
 }

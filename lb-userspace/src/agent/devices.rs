@@ -17,7 +17,7 @@ use tracing::{info, warn};
 use super::cluster::Cluster;
 use crate::{
     apply::{self, Inbox, Status},
-    load::{Attachments, OnUplink, Target, UplinkHook},
+    load::{AtSockets, Attachments, OnUplink, Target, UplinkHook},
     model::NodeFacts,
     node::{
         PortSet,
@@ -43,6 +43,8 @@ pub(super) struct Devices {
     pub(super) programs: BTreeMap<String, Vec<String>>,
     /// The devices that have the XDP program.
     pub(super) xdp: Vec<OnUplink>,
+    /// What is at sockets.
+    pub(super) sockets: AtSockets,
     /// Next hops towards other nodes that are kept resolved.
     pub(super) kept: Kept,
     /// What cannot be done at present.
@@ -181,6 +183,7 @@ impl Equipment {
             hook: self.attachments.hook(),
             programs,
             xdp: self.attachments.list_xdp().cloned().collect(),
+            sockets: self.attachments.at_sockets().clone(),
             kept,
             failures,
         }
@@ -209,6 +212,22 @@ impl Devices {
                     reason,
                     "XDP is attached in the stack (generic), since the driver cannot run it: it works the same, but \
                      slower"
+                ),
+            }
+        }
+        if self.sockets != newer.sockets {
+            let AtSockets {
+                cgroup,
+                programs,
+                reason,
+            } = &newer.sockets;
+            match reason {
+                None => info!(?cgroup, ?programs, "sockets are seen"),
+                Some(reason) => warn!(
+                    ?cgroup,
+                    ?programs,
+                    reason,
+                    "sockets are not all seen; TC serves them alone"
                 ),
             }
         }

@@ -11,7 +11,13 @@ use tokio::{sync::watch, time};
 use tracing::warn;
 
 use super::{cluster::Cluster, devices::Devices, health::Checks};
-use crate::{apply::Status, config::Instance, gc::Swept, load::OnUplink, model::ServicePort};
+use crate::{
+    apply::Status,
+    config::Instance,
+    gc::Swept,
+    load::{AtSockets, OnUplink},
+    model::ServicePort,
+};
 
 /// Time between two writings: changes in between are written together.
 const INTERVAL: Duration = Duration::from_millis(100);
@@ -47,6 +53,8 @@ pub struct Report {
     pub devices: BTreeMap<String, Vec<String>>,
     /// Devices that have the XDP program.
     pub xdp: BTreeMap<String, XdpReport>,
+    /// What is at sockets.
+    pub sockets: SocketsReport,
     /// Next hops towards other nodes that are kept resolved (with XDP only; TC resolves by itself).
     pub next_hops: usize,
     /// How many of them the agent has to remind the kernel of (before Linux 5.16).
@@ -86,6 +94,17 @@ pub struct XdpReport {
     /// `native` (in the driver) or `generic` (in the stack).
     pub mode: String,
     /// Why it does not run in the driver, although it was to.
+    pub reason: Option<String>,
+}
+
+/// Programs at the node's sockets.
+#[derive(Clone, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
+pub struct SocketsReport {
+    /// Directory of the cgroup whose processes they see.
+    pub cgroup: String,
+    /// Their names.
+    pub programs: Vec<String>,
+    /// Why some are missing.
     pub reason: Option<String>,
 }
 
@@ -232,6 +251,7 @@ impl Sources {
             hook: devices.hook.to_string(),
             devices: devices.programs,
             xdp: devices.xdp.into_iter().map(xdp).collect(),
+            sockets: sockets(devices.sockets),
             next_hops: devices.kept.next_hops,
             next_hops_reminded: devices.kept.reminded,
             services: cluster.served.values().flatten().map(service).collect(),
@@ -267,6 +287,19 @@ fn xdp(on: OnUplink) -> (String, XdpReport) {
     let OnUplink { device, mode, reason } = on;
     let mode = mode.name().to_owned();
     (device, XdpReport { mode, reason })
+}
+
+fn sockets(at: AtSockets) -> SocketsReport {
+    let AtSockets {
+        cgroup,
+        programs,
+        reason,
+    } = at;
+    SocketsReport {
+        cgroup: cgroup.map(|path| path.display().to_string()).unwrap_or_default(),
+        programs: programs.into_iter().map(str::to_owned).collect(),
+        reason,
+    }
 }
 
 fn service(port: &ServicePort) -> ServiceReport {

@@ -8,7 +8,7 @@ use clap::{Args, ValueEnum};
 use super::InstanceArgs;
 use crate::{
     config::{Config, HealthSettings, SourceConfig, TestSettings},
-    load::{TcAttach, UplinkHook},
+    load::{ConnectHooks, SocketOptions, TcAttach, UplinkHook},
     node::{DeviceOverride, Hints, Prefix},
     source::kubernetes::KubeOptions,
 };
@@ -82,6 +82,15 @@ pub(super) struct RunArgs {
     /// for what XDP leaves to it. Can be changed by a restart, under traffic.
     #[arg(long, value_name = "HOOK", default_value_t = UplinkHook::Tc)]
     hook: UplinkHook,
+    /// Whose TCP connections to Services get their backend at once, by a program at their sockets, so that no packet of
+    /// them has to be translated: off (TC does it all), host (processes in the node's own network namespace), all (pods
+    /// too). What depends on the source address (affinity, source ranges) is left to TC, and so are UDP and SCTP.
+    #[arg(long, value_name = "WHOSE", default_value_t = ConnectHooks::All)]
+    connect_hooks: ConnectHooks,
+    /// Directory of the cgroup (version 2) whose processes these programs see; it should be that of the whole node. In
+    /// a container: where the node's is mounted. Otherwise where a cgroup2 file system is mounted.
+    #[arg(long, value_name = "DIR")]
+    cgroup: Option<PathBuf>,
     /// Entries of each flow table; a connection takes two.
     #[arg(long, value_name = "N", default_value_t = lb_common::abi::capacity::FLOWS)]
     max_flows: u32,
@@ -162,6 +171,8 @@ impl RunArgs {
             snat_ports,
             tc_attach,
             hook,
+            connect_hooks,
+            cgroup,
             max_flows,
             seed,
             masquerade_all,
@@ -206,6 +217,10 @@ impl RunArgs {
             linger: Duration::from_secs(address_linger),
             tc_attach,
             hook,
+            sockets: SocketOptions {
+                cgroup,
+                connect: connect_hooks,
+            },
             pod_detection: pod_detection == PodDetection::PodCidr,
             localhost_nodeports,
             external_ip_ranges,

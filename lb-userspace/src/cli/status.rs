@@ -128,6 +128,13 @@ fn describe(report: &Report, alive: bool) -> String {
         let programs: Vec<_> = xdp.iter().chain(programs).map(String::as_str).collect();
         line(format!("  {device}: {}", programs.join(", ")));
     }
+    let sockets = &report.sockets;
+    let programs = match sockets.programs.as_slice() {
+        [] => "none".to_owned(),
+        programs => format!("{} of {}", programs.join(", "), sockets.cgroup),
+    };
+    let reason = sockets.reason.as_ref().map(|reason| format!(" ({reason})"));
+    line(format!("sockets: {programs}{}", reason.unwrap_or_default()));
     if report.next_hops > 0 {
         let by = match report.next_hops_reminded {
             0 => "the kernel",

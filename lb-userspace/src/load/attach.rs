@@ -25,6 +25,7 @@ use super::{
     Direction, PinDirectory, PinDirectoryError,
     loader::classifier,
     pin::{Place, failed},
+    sockets::{AtSockets, Sockets},
     tc::program_for,
     xdp::{OnUplink, UplinkHook, Uplinks, XdpError},
 };
@@ -44,6 +45,7 @@ pub struct Attachments {
     /// Links of the process before, not yet taken over.
     inherited: BTreeMap<Place, PathBuf>,
     xdp: Uplinks,
+    sockets: Sockets,
     /// Maps whose pins are replaced after the first `sync`.
     unpublished: Vec<String>,
     maps: BTreeSet<String>,
@@ -84,6 +86,17 @@ pub enum AttachError {
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// A program is not on the cgroup.
+    #[error("{cgroup}: cannot attach `{program}`: is this a directory of a cgroup2 file system?")]
+    Cgroup {
+        /// The cgroup.
+        cgroup: PathBuf,
+        /// Name of the program.
+        program: &'static str,
+        /// What the kernel said.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
     /// There is no XDP on a device.
     #[error(transparent)]
     Xdp(#[from] XdpError),
@@ -102,6 +115,7 @@ impl Attachments {
         hook: UplinkHook,
         fresh: Vec<String>,
         adopted: BTreeSet<String>,
+        sockets: Sockets,
     ) -> Result<Self, PinDirectoryError> {
         let inherited = if tcx {
             pins.pinned_links()?
@@ -117,6 +131,7 @@ impl Attachments {
             attached: BTreeMap::new(),
             inherited,
             xdp,
+            sockets,
             unpublished: fresh,
             maps,
         })
@@ -137,6 +152,12 @@ impl Attachments {
     /// The devices that have the XDP program.
     pub fn list_xdp(&self) -> impl Iterator<Item = &OnUplink> {
         self.xdp.list()
+    }
+
+    /// What is at sockets.
+    #[must_use]
+    pub const fn at_sockets(&self) -> &AtSockets {
+        self.sockets.state()
     }
 
     /// What is attached by TC: device, direction, program.
@@ -197,6 +218,8 @@ impl Attachments {
             .map(|device| (device.index, device.name))
             .collect();
         errors.extend(self.xdp.sync(&mut self.ebpf, &self.pins, &uplinks));
+        // What a socket leaves to TC, TC serves.
+        errors.extend(self.sockets.sync(&mut self.ebpf, &self.pins));
         errors.extend(self.publish().err().map(AttachError::from));
         errors
     }

@@ -13,8 +13,8 @@ use aya::{
 use lb_common::abi::{capacity, names};
 
 use super::{
-    Attachments, ObjectError, PinDirectory, PinDirectoryError, TcAttach, UplinkHook, object, pin::failed,
-    probe, tc::PROGRAMS, xdp,
+    Attachments, ObjectError, PinDirectory, PinDirectoryError, SocketOptions, TcAttach, UplinkHook, object,
+    pin::failed, probe, sockets::Sockets, tc::PROGRAMS, xdp,
 };
 
 /// The program that removes expired flows; it is run, never attached.
@@ -31,6 +31,8 @@ pub struct Options {
     pub tc_attach: TcAttach,
     /// Where packets from outside are translated.
     pub hook: UplinkHook,
+    /// What is to be at sockets.
+    pub sockets: SocketOptions,
 }
 
 /// Map sizes that differ from [`lb_common::abi::capacity`], by map name.
@@ -73,6 +75,7 @@ pub struct Loaded {
     /// Names of the maps that are not adopted.
     fresh: Vec<String>,
     adopted: Vec<&'static str>,
+    sockets: Sockets,
 }
 
 /// The handle to program `sweep`.
@@ -131,7 +134,7 @@ fn kept_maps() -> impl Iterator<Item = &'static str> {
         .chain(names::EMBRYOS)
         .chain(names::AFFINITY)
         .chain(names::FRAGMENTS)
-        .chain([names::FRAGMENT_ID])
+        .chain([names::FRAGMENT_ID, names::PEERS])
         .chain([names::COUNTERS])
 }
 
@@ -158,6 +161,7 @@ pub fn load(options: Options) -> Result<Loaded, LoadError> {
     let mut ebpf = loader.load(object).map_err(LoadError::Maps)?;
 
     verify(&mut ebpf, options.hook)?;
+    let sockets = Sockets::prepare(&mut ebpf, &options.sockets);
     #[cfg(feature = "log")]
     super::log::follow(&mut ebpf);
     let mut fresh = Vec::new();
@@ -173,6 +177,7 @@ pub fn load(options: Options) -> Result<Loaded, LoadError> {
         options,
         fresh,
         adopted,
+        sockets,
     })
 }
 
@@ -217,12 +222,14 @@ impl Loaded {
             options,
             fresh,
             adopted,
+            sockets,
         } = self;
         let Options {
             pins,
             capacities: _,
             tc_attach,
             hook,
+            sockets: _,
         } = options;
         let adopted = adopted.into_iter().map(str::to_owned).collect();
         Ok(Attachments::new(
@@ -232,6 +239,7 @@ impl Loaded {
             hook,
             fresh,
             adopted,
+            sockets,
         )?)
     }
 }
@@ -303,6 +311,8 @@ pub fn verify_one(program: &mut Program) -> Result<(), ProgramError> {
     let mut attempt = || match program {
         Program::SchedClassifier(program) => program.load(),
         Program::Xdp(program) => program.load(),
+        Program::CgroupSockAddr(program) => program.load(),
+        Program::CgroupSock(program) => program.load(),
         _ => Err(ProgramError::UnexpectedProgramType),
     };
     for _ in 1..ATTEMPTS {

@@ -5,19 +5,23 @@
 //! pins of the maps).
 
 mod attach;
+mod dry_run;
 mod loader;
 #[cfg(feature = "log")]
 mod log;
 mod object;
 mod pin;
 pub mod probe;
+mod sockets;
 mod tc;
 mod xdp;
 
 pub use attach::{AttachError, Attachments, Target};
+pub use dry_run::DryRun;
 pub use loader::{Capacities, LoadError, Loaded, Options, Sweeper, detach, load, verify_one};
 pub use object::{MapShape, ObjectError, embedded};
 pub use pin::{PinDirectory, PinDirectoryError};
 pub use probe::ProbeError;
+pub use sockets::{AtSockets, ConnectHooks, SocketOptions, UnknownConnectHooks};
 pub use tc::{Direction, TcAttach, UnknownTcAttach};
 pub use xdp::{OnUplink, UnknownHook, UplinkHook, XdpError, XdpMode};

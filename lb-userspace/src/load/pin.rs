@@ -5,6 +5,7 @@
 //! <bpffs>/<instance>/links/<device>-<ifindex>-<direction>      tcx links
 //! <bpffs>/<instance>/filters/<device>-<ifindex>-<direction>/   empty: a clsact filter of ours is there
 //! <bpffs>/<instance>/xdp/<device>-<ifindex>-<mode>             XDP links
+//! <bpffs>/<instance>/sockets/<program>                         links to the node's cgroup
 //! ```
 //!
 //! Links are outside the versioned directory: an agent with another map layout takes them over as well.
@@ -83,11 +84,17 @@ impl PinDirectory {
 
     /// Makes the directories that do not exist yet.
     pub(super) fn create(&self) -> Result<(), PinDirectoryError> {
-        [self.maps(), self.links(), self.filters(), self.xdp_links()]
-            .into_iter()
-            .try_for_each(|directory| {
-                fs::create_dir_all(&directory).map_err(failed("create directory", &directory))
-            })
+        [
+            self.maps(),
+            self.links(),
+            self.filters(),
+            self.xdp_links(),
+            self.sockets(),
+        ]
+        .into_iter()
+        .try_for_each(|directory| {
+            fs::create_dir_all(&directory).map_err(failed("create directory", &directory))
+        })
     }
 
     /// Removes everything, and with the links the programs from their devices.
@@ -167,6 +174,11 @@ impl PinDirectory {
         self.xdp_links().join(pin_name(device, ifindex, mode.name()))
     }
 
+    /// Where the link of a program to the node's cgroup is to be pinned.
+    pub(super) fn socket(&self, program: &str) -> PathBuf {
+        self.sockets().join(program)
+    }
+
     /// The links of XDP hooks that are pinned.
     pub(super) fn pinned_xdp(&self) -> Result<BTreeMap<(u32, XdpMode), PathBuf>, PinDirectoryError> {
         let mode = |name: &str| {
@@ -206,6 +218,10 @@ impl PinDirectory {
 
     fn filters(&self) -> PathBuf {
         self.root.join("filters")
+    }
+
+    fn sockets(&self) -> PathBuf {
+        self.root.join("sockets")
     }
 
     fn xdp_links(&self) -> PathBuf {

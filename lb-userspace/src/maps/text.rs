@@ -28,6 +28,7 @@ impl Display for Dump {
 
 fn write_node(f: &mut Formatter<'_>, node: &Node) -> fmt::Result {
     let Node {
+        netns,
         lb0,
         loopback,
         snat_first,
@@ -37,6 +38,7 @@ fn write_node(f: &mut Formatter<'_>, node: &Node) -> fmt::Result {
         flags,
         tick_shift,
         xdp_out,
+        reserved: _,
     } = node;
     write!(
         f,
@@ -44,7 +46,7 @@ fn write_node(f: &mut Formatter<'_>, node: &Node) -> fmt::Result {
     )?;
     write!(
         f,
-        ", embryo mask {embryo_mask:#x}, flags {flags}, tick 2^{tick_shift} jiffies"
+        ", embryo mask {embryo_mask:#x}, flags {flags}, tick 2^{tick_shift} jiffies, network namespace {netns}"
     )?;
     for device in xdp_out.iter().filter(|device| **device != 0) {
         write!(f, ", XDP out of {device}")?;

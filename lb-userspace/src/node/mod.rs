@@ -4,6 +4,7 @@ mod clock;
 pub mod facts;
 mod hints;
 pub mod host;
+mod namespace;
 mod netlink;
 mod ports;
 mod prefix;
@@ -14,6 +15,7 @@ mod watch;
 
 pub use clock::{hertz, jiffies};
 pub use hints::{DeviceOverride, Hints, Pattern};
+pub use namespace::netns_cookie;
 pub use netlink::{NetlinkError, snapshot};
 pub use ports::PortSet;
 pub use prefix::Prefix;

@@ -68,8 +68,13 @@ impl<A: Copy + Ord + AsRef<[u8]> + Into<IpAddr>> Arrangement<A> {
                 flags,
             });
         }
+        // Affinity searches in parts that are sorted; who connects looks at the backends of this node first.
+        let elsewhere = |backend: &Backend<A>| backend.flags & Backend::<A>::LOCAL == 0;
         let [local_only, both, cluster_only] = parts.each_mut().map(|part| {
             part.sort_unstable();
+            if port.affinity.is_none() {
+                part.sort_by_key(elsewhere);
+            }
             part.len()
         });
         let total = local_only + both + cluster_only;
@@ -297,24 +302,21 @@ pub(super) fn node(facts: &NodeFacts, settings: &PlanSettings) -> Node {
             .find(|(_, d)| d.kind == kind)
             .map_or(0, |(index, _)| *index)
     };
+    let flag = |set: bool, flag| if set { flag } else { 0 };
     Node {
+        netns: settings.netns,
         lb0: index_of(DeviceKind::Host),
         loopback: index_of(DeviceKind::Loopback),
         snat_first: *settings.snat_ports.start(),
         snat_last: *settings.snat_ports.end(),
         seed: settings.seed,
         embryo_mask: settings.capacities.embryos.saturating_sub(1),
-        flags: if settings.masquerade_all {
-            Node::MASQUERADE_ALL
-        } else {
-            0
-        } | if settings.pod_detection {
-            0
-        } else {
-            Node::PODS_UNKNOWN
-        },
+        flags: flag(settings.masquerade_all, Node::MASQUERADE_ALL)
+            | flag(!settings.pod_detection, Node::PODS_UNKNOWN)
+            | flag(settings.connect_pods, Node::CONNECT_PODS),
         tick_shift: Node::tick_shift(settings.hertz),
         xdp_out: xdp_out(facts),
+        reserved: 0,
     }
 }
 
@@ -409,8 +411,8 @@ pub(super) mod tests {
             .iter()
             .map(|b| (b.address.bytes[3], b.flags))
             .collect();
-        // An own address is here, also if the slice does not say so.
-        assert_eq!(octets, [(3, 1), (2, 1), (1, 0), (8, 3), (9, 2)]);
+        // An own address is here, also if the slice does not say so; and what is here comes first in its part.
+        assert_eq!(octets, [(3, 1), (2, 1), (8, 3), (1, 0), (9, 2)]);
         assert_eq!((set.local, set.cluster_from), (2, 1));
         assert_eq!(set.flags, Set::EXTERNAL_LOCAL | Set::ENDPOINTS_EXIST);
     }

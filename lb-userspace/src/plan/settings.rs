@@ -25,6 +25,10 @@ pub struct PlanSettings {
     /// How long an address is still recognised after its last frontend has gone, for the sake of
     /// established flows.
     pub linger: Duration,
+    /// The kernel's number (cookie) of this node's network namespace; 0: not known.
+    pub netns: u64,
+    /// Connections of pods are translated at their sockets, where programs are there.
+    pub connect_pods: bool,
     /// Timer interrupts of the kernel a second.
     pub hertz: u32,
     /// How much the maps hold.
@@ -51,6 +55,8 @@ impl Default for PlanSettings {
             service_cidrs: Vec::new(),
             // As long as an idle TCP flow is remembered.
             linger: Duration::from_secs(2 * 3600),
+            netns: 0,
+            connect_pods: true,
             hertz: 250,
             capacities: Capacities::default(),
         }

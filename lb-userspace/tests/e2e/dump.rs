@@ -142,6 +142,8 @@ fn bpftool_shows_fields_with_names_in_every_map_as_root() {
     maps.sort_by_key(lasting);
     assert!(maps.len() >= 19, "{maps:?}");
     let mut empty = Vec::new();
+    // Its entries are the sockets': the kernel lists none.
+    maps.retain(|map| !map.ends_with(names::PEERS));
     for map in &maps {
         let entries = first_entries(map);
         if entries.is_empty() {

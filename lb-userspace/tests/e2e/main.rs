@@ -25,6 +25,7 @@ mod restart;
 mod rows;
 mod scale;
 mod service;
+mod sockets;
 mod stale;
 mod startup;
 mod status;

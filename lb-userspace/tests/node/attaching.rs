@@ -362,6 +362,7 @@ fn flows_are_adopted_only_by_tables_of_the_same_shape_as_root() {
             "fragments4",
             "fragments6",
             "fragment_id",
+            "peers",
             "counters",
         ];
         assert_eq!(others, kept);

@@ -9,7 +9,9 @@ use std::{
     thread,
 };
 
-use lb_userspace::load::{self, Capacities, Options, PinDirectory, TcAttach, UplinkHook};
+use lb_userspace::load::{
+    self, Capacities, ConnectHooks, Options, PinDirectory, SocketOptions, TcAttach, UplinkHook,
+};
 use nix::sched::{CloneFlags, setns};
 
 pub(crate) const BPFFS: &str = "/sys/fs/bpf";
@@ -114,6 +116,10 @@ impl Scratch {
             capacities: Capacities::default().with_flows(2048),
             tc_attach,
             hook: UplinkHook::Tc,
+            sockets: SocketOptions {
+                cgroup: None,
+                connect: ConnectHooks::Off,
+            },
         }
     }
 }

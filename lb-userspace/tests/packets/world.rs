@@ -253,6 +253,7 @@ impl World {
     /// Writes the node's settings: the usual ones, changed by `change`.
     pub(crate) fn set_node(&mut self, change: impl FnOnce(&mut Node)) {
         let mut node = Node {
+            netns: 0,
             lb0: self.devices[&Dev::Lb0],
             loopback: self.devices[&Dev::Lo],
             snat_first: SNAT_PORTS[0],
@@ -262,6 +263,7 @@ impl World {
             flags: 0,
             tick_shift: TICK_SHIFT,
             xdp_out: [0; XDP_OUT],
+            reserved: 0,
         };
         for (slot, dev) in node.xdp_out.iter_mut().zip(Dev::OUT_OF_XDP) {
             *slot = self.devices[&dev];

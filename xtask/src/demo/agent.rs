@@ -64,6 +64,12 @@ impl Agent {
             hook.flag(),
         ]
         .map(str::to_owned);
+        let mut words = words.to_vec();
+        // What other nodes and this machine do at their sockets is none of its business.
+        match lab.cgroup(&node) {
+            Ok(cgroup) => words.extend(["--cgroup".to_owned(), cgroup.to_string_lossy().into_owned()]),
+            Err(_) => words.extend(["--connect-hooks", "off"].map(str::to_owned)),
+        }
         let child = lab.spawn(&node, &words, &[])?;
         Ok(Self {
             node,

@@ -116,6 +116,13 @@ impl Cluster {
         if !self.extra.iter().any(|word| word == "--hook") {
             argv.extend(["--hook".into(), super::hook()]);
         }
+        if let Ok(cgroup) = self.lab.cgroup(name) {
+            argv.extend(["--cgroup".into(), cgroup.to_string_lossy().into_owned()]);
+        }
+        // TC is right by itself, and most tests are about it.
+        if !self.extra.iter().any(|word| word == "--connect-hooks") {
+            argv.extend(["--connect-hooks".into(), "off".into()]);
+        }
         let child = self
             .lab
             .spawn(name, &argv, &[("RUST_BACKTRACE", "0")])
@@ -125,10 +132,19 @@ impl Cluster {
 
     /// From now on, agents are started with another hook of the uplinks.
     pub(crate) fn set_hook(&mut self, hook: &str) {
-        let at = self.extra.iter().position(|word| word == "--hook");
+        self.set_argument("--hook", hook);
+    }
+
+    /// From now on, agents are started with other programs at sockets.
+    pub(crate) fn set_connect_hooks(&mut self, whose: &str) {
+        self.set_argument("--connect-hooks", whose);
+    }
+
+    fn set_argument(&mut self, name: &str, value: &str) {
+        let at = self.extra.iter().position(|word| word == name);
         match at.and_then(|at| self.extra.get_mut(at + 1)) {
-            Some(value) => *value = hook.into(),
-            None => self.extra.extend(["--hook".into(), hook.into()]),
+            Some(old) => *old = value.into(),
+            None => self.extra.extend([name.into(), value.into()]),
         }
     }
 

@@ -17,5 +17,6 @@ mod life;
 mod ports;
 mod refusals;
 mod roundtrip;
+mod socket;
 mod ways;
 mod world;
