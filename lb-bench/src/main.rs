@@ -5,6 +5,7 @@
 mod document;
 mod namespace;
 mod packets;
+mod processor;
 mod settings;
 mod sync;
 

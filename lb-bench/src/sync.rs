@@ -15,13 +15,15 @@ use anyhow::{Result, ensure};
 use clap::ValueEnum;
 use lb_common::abi::{Rows, names};
 use lb_userspace::{apply, model::Change};
-use nix::time::{ClockId, clock_gettime};
 
 use self::{
     objects::{Endpoints, changes, slice},
     site::Site,
 };
-use crate::document::{Check, Document};
+use crate::{
+    document::{Check, Document},
+    processor,
+};
 
 /// Services of the rows that do not say otherwise.
 const SERVICES: u32 = 10_000;
@@ -100,9 +102,9 @@ fn size(services: u32, rounds: usize, document: &mut Document) -> Result<Cost> {
             site = Site::new()?;
         }
         let input = objects.clone();
-        let before = cpu_time()?;
+        let before = processor::time()?;
         site.apply(input)?;
-        best = best.min((cpu_time()? - before).as_secs_f64());
+        best = best.min((processor::time()? - before).as_secs_f64());
     }
     let written = site.account.take();
     let summary = format!("{best:.2} s of processor time; writes: {}", written.summary());
@@ -135,9 +137,9 @@ fn size(services: u32, rounds: usize, document: &mut Document) -> Result<Cost> {
     let mut writes = 0;
     for n in 0..CHANGES {
         let change = one_endpoint(spread(n, services), 0);
-        let before = cpu_time()?;
+        let before = processor::time()?;
         site.apply([change])?;
-        times.push((cpu_time()? - before).as_secs_f64() * 1e6);
+        times.push((processor::time()? - before).as_secs_f64() * 1e6);
         writes = site.account.take().maps.len();
     }
     times.sort_by(f64::total_cmp);
@@ -294,8 +296,4 @@ fn check(document: &mut Document, id: String, expected: String, seen: String, ok
 
 fn say(line: impl std::fmt::Display) {
     eprintln!("lb-bench: {line}");
-}
-
-fn cpu_time() -> Result<Duration> {
-    Ok(clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID)?.into())
 }

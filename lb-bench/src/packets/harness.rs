@@ -1,6 +1,6 @@
 //! The bench's own programs, and how a program is run and timed.
 
-use std::{path::Path, time::Duration};
+use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 use aya::{
@@ -11,7 +11,6 @@ use aya::{
 use lb_common::abi::{
     Address, Backend, Family as Typed, Frontend, FrontendKey, Protocol, ROWS_PER_ELEMENT, Rows, V4, V6, names,
 };
-use nix::time::{ClockId, clock_gettime};
 
 use super::{
     case::At,
@@ -20,7 +19,10 @@ use super::{
     flows::{self, FlowTable},
     place::UPLINK,
 };
-use crate::settings::{CLIENT, MASK, MODE, NEXT, WORDS};
+use crate::{
+    processor,
+    settings::{CLIENT, MASK, MODE, NEXT, WORDS},
+};
 
 /// The bench's own object in the kernel.
 pub(crate) struct Harness {
@@ -162,9 +164,9 @@ pub(crate) fn once(program: &Program, input: &Input) -> Result<Output> {
 
 /// Runs a program so often; the processor's time for one run in nanoseconds, and the last verdict.
 pub(crate) fn time(program: &Program, input: &Input, repeat: u32) -> Result<(f64, i32)> {
-    let before = cpu_time()?;
+    let before = processor::time()?;
     let run = test_run(program, input, None, repeat)?;
-    let spent = cpu_time()? - before;
+    let spent = processor::time()? - before;
     Ok((
         spent.as_nanos() as f64 / f64::from(repeat),
         run.return_value as i32,
@@ -197,10 +199,6 @@ fn test_run(program: &Program, input: &Input, out: Option<&mut [u8]>, repeat: u3
         _ => bail!("a program of a type that is not measured"),
     }
     .context("the kernel refuses to run a program")
-}
-
-fn cpu_time() -> Result<Duration> {
-    Ok(clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID)?.into())
 }
 
 /// The floors' maps of a family, as full as ours.

@@ -3,20 +3,19 @@
 
 use std::net::IpAddr;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use lb_userspace::{
     model::NodeFacts,
     node::{self, Hints, Prefix},
 };
-use nix::{
-    net::if_::if_nametoindex,
-    sched::{CpuSet, sched_setaffinity},
-    unistd::Pid,
-};
+use nix::net::if_::if_nametoindex;
 use tokio::sync::watch;
 
 use super::family::Family;
-use crate::namespace::{self, ip, sysctl};
+use crate::{
+    namespace::{self, ip, sysctl},
+    processor,
+};
 
 /// The device that clients and other nodes are behind.
 pub(crate) const UPLINK: &str = "up0";
@@ -53,10 +52,7 @@ pub(crate) struct Place {
 
 /// Moves the calling thread into a namespace of its own, and onto one processor.
 pub(crate) fn enter() -> Result<Place> {
-    let mut cpus = CpuSet::new();
-    let last = std::thread::available_parallelism()?.get() - 1;
-    cpus.set(last)?;
-    sched_setaffinity(Pid::from_raw(0), &cpus).context("cannot stay on one processor")?;
+    processor::stay_on_one()?;
     namespace::enter()?;
     // Nobody but the bench sends packets here.
     sysctl("ipv6/conf/default/disable_ipv6", "1")?;
