@@ -2,6 +2,7 @@
 //! Measures what the project promises of its speed. `cargo xtask bench` builds and starts it, and judges nothing
 //! itself: it passes on the document that this program prints.
 
+mod connect;
 mod document;
 mod namespace;
 mod packets;
@@ -35,6 +36,15 @@ enum Command {
         #[arg(long)]
         filter: Option<String>,
     },
+    /// What a TCP connection costs.
+    Connect {
+        /// The agent's program.
+        #[arg(long)]
+        agent: PathBuf,
+        /// How often everything is measured.
+        #[arg(long)]
+        rounds: usize,
+    },
     /// What it costs to follow a cluster.
     Sync {
         /// The agent's program.
@@ -66,6 +76,7 @@ fn run(cli: Cli) -> Result<()> {
             rounds,
             filter,
         } => packets::measure(&object, rounds, filter.as_deref())?,
+        Command::Connect { agent, rounds } => connect::measure(&agent, rounds)?,
         Command::Sync { agent, rounds, parts } => {
             let all = sync::Part::value_variants();
             sync::measure(if parts.is_empty() { all } else { &parts }, rounds, &agent)?

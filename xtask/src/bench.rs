@@ -3,7 +3,7 @@
 //! The measuring is done by lb-bench, which embeds the same object as the agent; this builds it, starts it and
 //! reports.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 
 use anyhow::{Context, Result, ensure};
@@ -27,6 +27,14 @@ pub(crate) enum BenchCommand {
     /// `/floor` is how far ours is above it. A row whose program does not do what the row says (verdict,
     /// counters, the packet's bytes) has failed.
     Packets(PacketsArgs),
+    /// What a TCP connection costs: to a backend itself, and through a Service.
+    ///
+    /// A pod connects to a backend on its own node and on another one, in a lab of network namespaces with release
+    /// agents: to the backend's own address (`direct`), to the ClusterIP with `--connect-hooks all` (`hook`) and with
+    /// `--connect-hooks off` (`tc`), in turn. Then requests and responses on a connection that is there. Client and
+    /// server are one thread on one processor, which does the kernel's work for both. `ratio` is of the minima over
+    /// all samples. A figure counts only if the programs counted every connection where it belongs.
+    Connect(ConnectArgs),
     /// What it costs to follow a cluster: processor time, map writes and memory.
     ///
     /// The agent's stages (join, plan, write) run on objects in memory and write the real maps; every write is
@@ -48,6 +56,17 @@ pub(crate) struct PacketsArgs {
     /// Only rows with this text in their name (`xdp4`, `established`, ...), and what they are compared with.
     #[arg(long, value_name = "TEXT")]
     filter: Option<String>,
+}
+
+/// How connections are measured.
+#[derive(Args, Debug)]
+pub(crate) struct ConnectArgs {
+    /// Print one JSON document of all figures that have a target instead of the table.
+    #[arg(long)]
+    json: bool,
+    /// How often every row is measured: 5,000 connections of each kind, or 10,000 exchanges.
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
+    rounds: u32,
 }
 
 /// How following is measured.
@@ -87,12 +106,15 @@ pub(crate) fn command(workspace: &Workspace, bench: &BenchCommand) -> Result<Exi
             }
             (args.json, measure(&mut run)?)
         }
+        BenchCommand::Connect(args) => {
+            let agent = release(workspace)?;
+            let mut run = program(workspace, &object, Profile::Release)?;
+            run.arg("connect").arg("--agent").arg(agent);
+            run.args(["--rounds", &args.rounds.to_string()]);
+            (args.json, measure(&mut run)?)
+        }
         BenchCommand::Sync(args) => {
-            let release = BuildArgs {
-                release: true,
-                ..BuildArgs::default()
-            };
-            let agent = build::all(workspace, &release)?;
+            let agent = release(workspace)?;
             let mut run = program(workspace, &object, Profile::Release)?;
             run.arg("sync").arg("--agent").arg(agent);
             run.args(["--rounds", &args.rounds.to_string()]);
@@ -106,6 +128,15 @@ pub(crate) fn command(workspace: &Workspace, bench: &BenchCommand) -> Result<Exi
     }
     document.checks.into_iter().for_each(|check| report.check(check));
     Ok(report.finish(json)?)
+}
+
+/// Builds the agent as it is released; the result is its path.
+fn release(workspace: &Workspace) -> Result<PathBuf> {
+    let release = BuildArgs {
+        release: true,
+        ..BuildArgs::default()
+    };
+    build::all(workspace, &release)
 }
 
 /// How lb-bench is built. The programs in the kernel are always optimised; what only runs them need not be.
