@@ -66,6 +66,7 @@ pub async fn run(config: Config) -> Result<()> {
     let Config {
         node_name,
         source,
+        annotations,
         instance,
         devices,
         pod_devices,
@@ -103,13 +104,13 @@ pub async fn run(config: Config) -> Result<()> {
     let source_name = match source {
         SourceConfig::Kubernetes(options) => {
             let client = options.client().await?;
-            source::kubernetes::spawn(client.clone(), events_sender);
+            source::kubernetes::spawn(client.clone(), annotations, events_sender);
             tasks.spawn(source::events::follow(client, node_name.clone(), warnings));
             "kubernetes".to_owned()
         }
         SourceConfig::Directory(folder) => {
             let name = folder.display().to_string();
-            source::directory::spawn(folder, events_sender);
+            source::directory::spawn(folder, annotations, events_sender);
             name
         }
     };

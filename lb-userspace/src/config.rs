@@ -3,6 +3,7 @@
 use std::{net::SocketAddr, ops::RangeInclusive, path::PathBuf, time::Duration};
 
 use crate::{
+    kubernetes::Annotations,
     load::{SocketOptions, TcAttach, UplinkHook},
     node::{DeviceOverride, Pattern, Prefix},
     source::kubernetes::KubeOptions,
@@ -15,6 +16,8 @@ pub struct Config {
     pub node_name: String,
     /// Where objects come from.
     pub source: SourceConfig,
+    /// Which annotations of Services are read.
+    pub annotations: Annotations,
     /// Where this instance keeps what outlives a process.
     pub instance: Instance,
     /// What devices are, whatever their routes say.

@@ -16,6 +16,7 @@ use kube::{
 };
 use lb_cases::apiserver::{ApiServer, NONE_FOUND};
 use lb_userspace::{
+    kubernetes::Annotations,
     model::{DesiredState, Index, NodeIdentity, ObjectKey},
     source::{
         Event, SourceStatus,
@@ -38,7 +39,8 @@ struct Listener {
 impl Listener {
     async fn new(options: KubeOptions) -> Self {
         let (sender, events) = mpsc::channel(16);
-        spawn(options.client().await.expect("the kubeconfig is valid"), sender);
+        let client = options.client().await.expect("the kubeconfig is valid");
+        spawn(client, Annotations::default(), sender);
         let index = Index::new(NodeIdentity::new("node-a"));
         Self {
             events,

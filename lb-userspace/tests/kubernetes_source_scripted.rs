@@ -3,6 +3,7 @@
 use std::{collections::HashMap, time::Duration};
 
 use lb_userspace::{
+    kubernetes::Annotations,
     model::{Change, Index, NodeIdentity, ObjectKey},
     source::{Event, SourceStatus, kubernetes::spawn},
 };
@@ -71,7 +72,7 @@ async fn hear(
     let url = serve(script).await.parse().expect("it is a URL");
     let client = kube::Client::try_from(kube::Config::new(url)).expect("nothing is needed for plain HTTP");
     let (sender, mut events) = mpsc::channel(16);
-    spawn(client, sender);
+    spawn(client, Annotations::default(), sender);
     let mut index = Index::new(NodeIdentity::new("node-a"));
     let (mut status, mut synced, mut applied) = (SourceStatus::default(), false, HashMap::new());
     let listen = async {

@@ -11,13 +11,14 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 use lb_common::abi::{FrontendKind, Protocol, V4, V6};
 
-use super::{InstanceArgs, Output};
+use super::{AnnotationArgs, InstanceArgs, Output};
 use crate::{
     agent::report::{Report, ServiceReport},
     config::Instance,
     explain::{
         Answer, Client, Cluster, Destination, Live, LiveRoute, Probe, Question, Served, explain, explain_live,
     },
+    kubernetes::Annotations,
     load::{DryRun, PinDirectory},
     maps::{Lookup as _, bpf::Pinned},
     model::{FrontendAddress, ObjectKey, Problem},
@@ -50,6 +51,8 @@ pub(super) struct ExplainArgs {
     /// (The kernel verifies it once more: that takes a second. Needs root.)
     #[arg(long, conflicts_with = "manifests")]
     verify: bool,
+    #[command(flatten)]
+    annotations: AnnotationArgs,
     /// How to print it.
     #[arg(short, long, value_enum, default_value_t = Output::Text)]
     output: Output,
@@ -79,12 +82,13 @@ pub(super) async fn print(args: ExplainArgs) -> Result<()> {
         manifests,
         service_cidr,
         verify,
+        annotations,
         output,
         instance,
     } = args;
     let question = Question { from, to, via };
     let answers = match manifests {
-        Some(folder) => from_manifests(&folder, &service_cidr, &question)?,
+        Some(folder) => from_manifests(&folder, annotations.into(), &service_cidr, &question)?,
         None => from_maps(&instance.into(), &question, verify).await?,
     };
     let text = match output {
@@ -106,14 +110,19 @@ pub(super) async fn print(args: ExplainArgs) -> Result<()> {
     }
 }
 
-fn from_manifests(folder: &Path, cidrs: &[Prefix], question: &Question) -> Result<Vec<Answer>> {
+fn from_manifests(
+    folder: &Path,
+    annotations: Annotations,
+    cidrs: &[Prefix],
+    question: &Question,
+) -> Result<Vec<Answer>> {
     let unreadable = || {
         format!(
             "the directory {} cannot be read; name one with manifests",
             folder.display()
         )
     };
-    let changes = directory::read_once(folder).with_context(unreadable)?;
+    let changes = directory::read_once(folder, annotations).with_context(unreadable)?;
     let mut cluster = Cluster::new(changes, pods::read(folder).with_context(unreadable)?);
     cluster.service_cidrs = cidrs.iter().map(|cidr| (cidr.address(), cidr.length())).collect();
     for problem in &cluster.problems {

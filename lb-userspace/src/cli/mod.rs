@@ -10,7 +10,7 @@ mod status;
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::config::Instance;
+use crate::{config::Instance, kubernetes::Annotations};
 
 /// Load-balances Kubernetes Services on this node, in the kernel's eBPF programs.
 ///
@@ -61,6 +61,48 @@ struct InstanceArgs {
     /// Directory for run-time files; the status is written to DIR/INSTANCE/status.json.
     #[arg(long, value_name = "DIR", default_value = "/run/lb")]
     run_dir: std::path::PathBuf,
+}
+
+/// Which annotations of Services are read.
+#[derive(Args, Clone, Debug)]
+struct AnnotationArgs {
+    /// Annotations of Services by which packets to a load balancer's addresses are left to it, for every client, as
+    /// with `ipMode: Proxy`: value true, or onlyLocal (only with externalTrafficPolicy Local). Of several on one
+    /// Service the first in this list counts; `none`: nothing is read.
+    #[arg(
+        long = "pass-through-annotations",
+        value_name = "NAME,...",
+        value_delimiter = ',',
+        default_value = Annotations::PASS_THROUGH,
+        value_parser = annotation
+    )]
+    pass_through: Vec<String>,
+}
+
+impl From<AnnotationArgs> for Annotations {
+    fn from(AnnotationArgs { pass_through }: AnnotationArgs) -> Self {
+        let none = pass_through == ["none"];
+        Self {
+            pass_through: if none { Vec::new() } else { pass_through },
+        }
+    }
+}
+
+/// The name of an annotation, as the API server would take it but for its length.
+fn annotation(text: &str) -> Result<String, String> {
+    let text = text.trim();
+    let (prefix, name) = text.rsplit_once('/').unwrap_or(("x", text));
+    let plain = |part: &str| {
+        let ends = part.starts_with(char::is_alphanumeric) && part.ends_with(char::is_alphanumeric);
+        ends && part
+            .chars()
+            .all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
+    };
+    if plain(prefix) && plain(name) {
+        Ok(text.to_owned())
+    } else {
+        Err("write names of annotations, such as example.com/pass-through, or only `none`".into())
+    }
 }
 
 /// How something is printed.

@@ -5,7 +5,7 @@ use std::{fs, net::SocketAddr, ops::RangeInclusive, path::PathBuf, time::Duratio
 use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
 
-use super::InstanceArgs;
+use super::{AnnotationArgs, InstanceArgs};
 use crate::{
     config::{Config, HealthSettings, SourceConfig, TestSettings},
     load::{ConnectHooks, SocketOptions, TcAttach, UplinkHook},
@@ -114,6 +114,8 @@ pub(super) struct RunArgs {
     /// Without it all are served: whoever may create a Service can then capture any address.
     #[arg(long = "external-ip-ranges", value_name = "CIDR,...", value_delimiter = ',')]
     external_ip_ranges: Vec<Prefix>,
+    #[command(flatten)]
+    annotations: AnnotationArgs,
     /// Where load balancers and probes ask for this node's health (/healthz, /livez); `none`: nowhere.
     #[arg(
         long = "healthz-address",
@@ -180,6 +182,7 @@ impl RunArgs {
             pod_detection,
             localhost_nodeports,
             external_ip_ranges,
+            annotations,
             healthz_addresses,
             metrics_addresses,
             health_timeout,
@@ -205,6 +208,7 @@ impl RunArgs {
                     server: api_server,
                 }),
             },
+            annotations: annotations.into(),
             instance: instance.into(),
             devices,
             pod_devices: Hints::patterns(&pod_devices),
@@ -305,6 +309,7 @@ mod tests {
     use clap::Parser;
 
     use super::*;
+    use crate::kubernetes::Annotations;
 
     #[derive(Parser)]
     struct Only {
@@ -353,6 +358,7 @@ mod tests {
         assert_eq!(config.health.timeout, Duration::from_secs(60));
         assert_eq!(config.metrics_addresses, addresses(&["127.0.0.1:10249"]));
         assert_eq!(config.test, TestSettings::default());
+        assert_eq!(config.annotations, Annotations::default());
     }
 
     #[test]
@@ -361,7 +367,7 @@ mod tests {
             "--source dir --manifests . --node-name n1 --pod-detection none --masquerade-all \
              --nodeport-addresses 192.168.1.0/24,2001:db8::/64 --localhost-nodeports \
              --external-ip-ranges 198.51.100.0/24 --healthz-address [::]:10256 --metrics-address none \
-             --health-timeout 0.5 --test-fail-writes /tmp/fail",
+             --health-timeout 0.5 --test-fail-writes /tmp/fail --pass-through-annotations example.com/past,other",
         )
         .unwrap();
         assert!(!config.pod_detection && config.masquerade_all && config.localhost_nodeports);
@@ -371,6 +377,9 @@ mod tests {
         assert_eq!(config.health.timeout, Duration::from_millis(500));
         assert_eq!(config.metrics_addresses, []);
         assert_eq!(config.test.fail_writes, Some("/tmp/fail".into()));
+        assert_eq!(config.annotations.pass_through, ["example.com/past", "other"]);
+        let nothing = parse("--node-name n1 --pass-through-annotations none").unwrap();
+        assert_eq!(nothing.annotations.pass_through, <[String; 0]>::default());
     }
 
     #[test]
@@ -392,6 +401,8 @@ mod tests {
             ("--node-name n1 --metrics-address 10249", "ADDRESS:PORT"),
             ("--node-name n1 --health-timeout 0", "above 0"),
             ("--node-name n1 --pod-detection bridge", "pod-cidr"),
+            ("--node-name n1 --pass-through-annotations a/", "only `none`"),
+            ("--node-name n1 --pass-through-annotations=", "only `none`"),
         ] {
             let error = format!("{:#}", parse(line).unwrap_err());
             assert!(error.contains(word), "{line}: {error}");

@@ -4,6 +4,8 @@
 //! served. *Invariant*: the fields that the API server guards (unique ports, one ClusterIP per family) are
 //! checked here again, because manifests in a directory have passed no API server.
 
+mod annotations;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::{fmt, net::IpAddr, time::SystemTime};
 
@@ -19,6 +21,8 @@ use crate::model::{
     Change, Endpoint, EndpointPort, EndpointSlice, Ingress, NodeObject, ObjectKey, Port, Problem, Service,
     SourceRanges, is_reachable, parse_address, parse_prefix,
 };
+
+pub use annotations::Annotations;
 
 /// Names the proxy that is to serve a Service instead of us.
 const PROXY_NAME: &str = "service.kubernetes.io/service-proxy-name";
@@ -55,8 +59,8 @@ pub trait Object:
     /// left out by [`Object::convert`]; the selector merely keeps them off the wire.
     const SELECTOR: Option<&'static str>;
 
-    /// The object as a value.
-    fn convert(&self) -> Converted;
+    /// The object as a value, with what these annotations say of it.
+    fn convert(&self, annotations: &Annotations) -> Converted;
 
     /// The end of the object.
     fn deleted(key: ObjectKey) -> Change;
@@ -88,7 +92,7 @@ impl Object for core::Service {
         Change::ServiceDeleted(key)
     }
 
-    fn convert(&self) -> Converted {
+    fn convert(&self, annotations: &Annotations) -> Converted {
         let key = self.key();
         let mut report = Report::new(Self::subject(&key));
         let nothing = core::ServiceSpec::default();
@@ -120,7 +124,7 @@ impl Object for core::Service {
                 .filter_map(|text| report.address("spec.externalIPs", text))
                 .collect(),
             ingress: if kind == "LoadBalancer" {
-                ingress(self, &mut report)
+                ingress(self, annotations, &mut report)
             } else {
                 Vec::new()
             },
@@ -130,7 +134,7 @@ impl Object for core::Service {
                 &mut report,
             ),
             internal_local: spec.internal_traffic_policy.as_deref() == Some("Local"),
-            external_local: spec.external_traffic_policy.as_deref() == Some("Local"),
+            external_local: external_local(self),
             affinity: affinity(spec),
             source_ranges: if kind == "LoadBalancer" {
                 source_ranges(spec, &mut report)
@@ -152,7 +156,7 @@ impl Object for discovery::EndpointSlice {
         Change::SliceDeleted(key)
     }
 
-    fn convert(&self) -> Converted {
+    fn convert(&self, _: &Annotations) -> Converted {
         let key = self.key();
         let mut report = Report::new(Self::subject(&key));
         let labels = self.metadata.labels.as_ref();
@@ -194,7 +198,7 @@ impl Object for core::Node {
         Change::NodeDeleted(key.name)
     }
 
-    fn convert(&self) -> Converted {
+    fn convert(&self, _: &Annotations) -> Converted {
         let key = self.key();
         let mut report = Report::new(Self::subject(&key));
         let labels = self.meta().labels.as_ref();
@@ -337,6 +341,11 @@ fn source_ranges(spec: &core::ServiceSpec, report: &mut Report) -> SourceRanges 
     ranges
 }
 
+fn external_local(service: &core::Service) -> bool {
+    let spec = service.spec.as_ref();
+    spec.and_then(|spec| spec.external_traffic_policy.as_deref()) == Some("Local")
+}
+
 /// What is set on Services of other types or policies has no meaning.
 fn health_check_port(spec: &core::ServiceSpec, report: &mut Report) -> Option<u16> {
     let number = spec.health_check_node_port.filter(|number| *number != 0)?;
@@ -346,7 +355,15 @@ fn health_check_port(spec: &core::ServiceSpec, report: &mut Report) -> Option<u1
 }
 
 /// Entries with only a hostname have no address to capture.
-fn ingress(service: &core::Service, report: &mut Report) -> Vec<Ingress> {
+///
+/// `VIP` does not win over an annotation: API servers write it wherever nothing was written.
+fn ingress(service: &core::Service, annotations: &Annotations, report: &mut Report) -> Vec<Ingress> {
+    let passed = annotations::passes_through(
+        annotations,
+        service.meta().annotations.as_ref(),
+        external_local(service),
+        report,
+    );
     let status = service
         .status
         .as_ref()
@@ -359,7 +376,7 @@ fn ingress(service: &core::Service, report: &mut Report) -> Vec<Ingress> {
         .filter_map(|entry| {
             let text = entry.ip.as_deref().filter(|text| !text.trim().is_empty())?;
             let address = report.address("status.loadBalancer.ingress", text)?;
-            let proxied = entry.ip_mode.as_deref().is_some_and(|mode| mode != "VIP");
+            let proxied = passed || entry.ip_mode.as_deref().is_some_and(|mode| mode != "VIP");
             Some(Ingress { address, proxied })
         })
         .collect()

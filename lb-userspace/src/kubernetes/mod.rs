@@ -2,4 +2,4 @@
 
 mod convert;
 
-pub use convert::{Converted, Object};
+pub use convert::{Annotations, Converted, Object};

@@ -67,7 +67,7 @@ impl SourceRanges {
 pub struct Ingress {
     /// The address.
     pub address: IpAddr,
-    /// `ipMode: Proxy`: packets to it must leave to the real load balancer.
+    /// `ipMode: Proxy`, or pass-through by an annotation: packets to it must leave to the real load balancer.
     pub proxied: bool,
 }
 

@@ -150,7 +150,10 @@ impl Collection {
 #[cfg(test)]
 mod tests {
     use super::{super::manifest::parse, *};
-    use crate::model::{Index, NodeIdentity};
+    use crate::{
+        kubernetes::Annotations,
+        model::{Index, NodeIdentity},
+    };
 
     const NOTHING: [&str; 0] = [];
 
@@ -175,7 +178,8 @@ mod tests {
         }
 
         fn set(&mut self, file: &str, text: &str) {
-            self.collection.set(file, parse(file, text));
+            self.collection
+                .set(file, parse(file, text, &Annotations::default()));
             self.tell();
         }
 

@@ -20,7 +20,10 @@ use tokio::{
 };
 
 use super::{Event, Failure, SourceStatus, Unheard, collection::Collection, manifest::parse};
-use crate::model::{Change, Problem};
+use crate::{
+    kubernetes::Annotations,
+    model::{Change, Problem},
+};
 
 /// Between two looks.
 const INTERVAL: Duration = Duration::from_millis(100);
@@ -28,10 +31,11 @@ const INTERVAL: Duration = Duration::from_millis(100);
 const REST: Duration = Duration::from_millis(20);
 
 /// Follows a directory until `events` is closed. Never gives up: see [`SourceStatus`] for how it fares.
-pub fn spawn(folder: PathBuf, events: mpsc::Sender<Event>) -> JoinHandle<()> {
+pub fn spawn(folder: PathBuf, annotations: Annotations, events: mpsc::Sender<Event>) -> JoinHandle<()> {
     tokio::spawn(async move {
         let mut directory = Directory {
             folder,
+            annotations,
             ..Directory::default()
         };
         let mut teller = Teller {
@@ -67,9 +71,13 @@ pub fn spawn(folder: PathBuf, events: mpsc::Sender<Event>) -> JoinHandle<()> {
 ///
 /// # Errors
 /// If the directory cannot be read. (A file that cannot is told as a problem.)
-pub fn read_once(folder: &Path) -> io::Result<Vec<Change>> {
+pub fn read_once(folder: &Path, annotations: Annotations) -> io::Result<Vec<Change>> {
     let marks = marks(folder)?;
-    let (_, news) = Directory::default().read(marks);
+    let directory = Directory {
+        annotations,
+        ..Directory::default()
+    };
+    let (_, news) = directory.read(marks);
     Ok(news.changes)
 }
 
@@ -89,6 +97,7 @@ type Marks = BTreeMap<PathBuf, Mark>;
 #[derive(Default)]
 struct Directory {
     folder: PathBuf,
+    annotations: Annotations,
     /// The files as they were when last read; `None` before the first time.
     marks: Option<Marks>,
     collection: Collection,
@@ -131,7 +140,7 @@ impl Directory {
                 object: name.clone(),
                 message: format!("cannot be read: {error}; mend or remove it"),
             });
-            let manifest = text.and_then(|text| parse(&name, &text));
+            let manifest = text.and_then(|text| parse(&name, &text, &self.annotations));
             malformed += manifest
                 .as_ref()
                 .map_or(1, |manifest| manifest.broken.len() as u64);

@@ -21,7 +21,7 @@ use super::{
     watch::{Notice, follow},
 };
 use crate::{
-    kubernetes::{Converted, Object},
+    kubernetes::{Annotations, Converted, Object},
     model::{Change, ObjectKey, Problem},
 };
 
@@ -105,7 +105,7 @@ impl KubeOptions {
 }
 
 /// Follows the cluster until `events` is closed. Never gives up: see [`SourceStatus`] for how it fares.
-pub fn spawn(client: kube::Client, events: mpsc::Sender<Event>) -> JoinHandle<()> {
+pub fn spawn(client: kube::Client, annotations: Annotations, events: mpsc::Sender<Event>) -> JoinHandle<()> {
     tokio::spawn(async move {
         let (notices, received) = mpsc::channel(256);
         let mut hub = Hub {
@@ -122,9 +122,9 @@ pub fn spawn(client: kube::Client, events: mpsc::Sender<Event>) -> JoinHandle<()
         };
         // The followers end with the hub, whose end of the channel closes.
         tokio::join!(
-            follow::<Service>(client.clone(), 0, notices.clone()),
-            follow::<EndpointSlice>(client.clone(), 1, notices.clone()),
-            follow::<Node>(client, 2, notices),
+            follow::<Service>(client.clone(), annotations.clone(), 0, notices.clone()),
+            follow::<EndpointSlice>(client.clone(), annotations.clone(), 1, notices.clone()),
+            follow::<Node>(client, annotations, 2, notices),
             async { hub.run(received).await }
         );
     })

@@ -13,7 +13,7 @@ use serde::{Deserialize, Deserializer};
 use serde_norway::{Error, Value};
 
 use crate::{
-    kubernetes::{Converted, Object},
+    kubernetes::{Annotations, Converted, Object},
     model::{Change, ObjectKey, Problem},
 };
 
@@ -69,13 +69,14 @@ impl Id {
 ///
 /// # Errors
 /// The problem, with the line, if the file is spoilt.
-pub(super) fn parse(file: &str, text: &str) -> Result<Manifest, Problem> {
+pub(super) fn parse(file: &str, text: &str, annotations: &Annotations) -> Result<Manifest, Problem> {
     let spoilt = |error: &dyn std::fmt::Display| Problem {
         object: file.to_owned(),
         message: format!("{error}; correct it (what the file said before stands until then)"),
     };
     let mut reader = Reader {
         file,
+        annotations,
         manifest: Manifest::default(),
     };
     // Twice over: what an object is must be known before it can be read with line numbers in its errors.
@@ -139,6 +140,7 @@ impl<'a> Header<'a> {
 
 struct Reader<'a> {
     file: &'a str,
+    annotations: &'a Annotations,
     manifest: Manifest,
 }
 
@@ -195,7 +197,8 @@ impl Reader<'_> {
                         id.subject()
                     ));
                 }
-                self.manifest.objects.insert(id, Arc::new(object.convert()));
+                let converted = object.convert(self.annotations);
+                self.manifest.objects.insert(id, Arc::new(converted));
             }
             Err(error) => {
                 self.say(format!(
@@ -224,6 +227,10 @@ fn name_ports(slice: &mut EndpointSlice) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn parse(file: &str, text: &str) -> Result<Manifest, Problem> {
+        super::parse(file, text, &Annotations::default())
+    }
 
     fn subjects(manifest: &Manifest) -> Vec<String> {
         manifest.objects.keys().map(Id::subject).collect()

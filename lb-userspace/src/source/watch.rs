@@ -22,7 +22,7 @@ use tokio::{
 
 use super::Unheard;
 use crate::{
-    kubernetes::{Converted, Object},
+    kubernetes::{Annotations, Converted, Object},
     model::ObjectKey,
 };
 
@@ -71,11 +71,13 @@ enum End {
 /// Follows the kind `K` for as long as `notices` are received.
 pub(super) async fn follow<K: Object>(
     client: kube::Client,
+    annotations: Annotations,
     kind: usize,
     notices: mpsc::Sender<(usize, Notice)>,
 ) {
     let mut follower = Follower::<K> {
         api: Api::all(client),
+        annotations,
         kind,
         notices,
         position: None,
@@ -87,6 +89,7 @@ pub(super) async fn follow<K: Object>(
 
 struct Follower<K> {
     api: Api<DeserializeGuard<K>>,
+    annotations: Annotations,
     kind: usize,
     notices: mpsc::Sender<(usize, Notice)>,
     /// The resource version up to which everything was told; `None`: a list is due.
@@ -242,7 +245,7 @@ impl<K: Object> Follower<K> {
 
     async fn apply(&self, object: DeserializeGuard<K>) -> Result<(), Unheard> {
         self.tell(match object.0 {
-            Ok(object) => Notice::Applied(object.key(), Box::new(object.convert())),
+            Ok(object) => Notice::Applied(object.key(), Box::new(object.convert(&self.annotations))),
             Err(invalid) => Notice::Malformed(Some(key_of(&invalid.metadata)), invalid.error),
         })
         .await

@@ -7,7 +7,7 @@ use k8s_openapi::api::{
     discovery::v1::EndpointSlice,
 };
 use lb_userspace::{
-    kubernetes::Object as _,
+    kubernetes::{Annotations, Object as _},
     model::{Change, ObjectKey},
 };
 use serde::Serialize;
@@ -89,9 +89,9 @@ impl Event {
     /// What the agent makes of it.
     pub(crate) fn change(&self) -> Change {
         match self {
-            Self::Put(Object::Service(service)) => service.convert().change,
-            Self::Put(Object::Slice(slice)) => slice.convert().change,
-            Self::Put(Object::Node(node)) => node.convert().change,
+            Self::Put(Object::Service(service)) => service.convert(&Annotations::default()).change,
+            Self::Put(Object::Slice(slice)) => slice.convert(&Annotations::default()).change,
+            Self::Put(Object::Node(node)) => node.convert(&Annotations::default()).change,
             Self::Delete(key) => {
                 let of = ObjectKey::new(&key.namespace, &key.name);
                 match key.kind {

@@ -7,6 +7,7 @@
 use std::{env, fs, path::Path, path::PathBuf};
 
 use lb_userspace::{
+    kubernetes::Annotations,
     model::{Change, Index, NodeIdentity},
     source::{Event, directory},
 };
@@ -58,7 +59,7 @@ async fn read(objects: &str, scratch: &Path) -> Vec<Change> {
     fs::create_dir_all(scratch).expect("the temporary directory is writable");
     fs::write(scratch.join("objects.yaml"), objects).expect("the temporary directory is writable");
     let (sender, mut events) = mpsc::channel(64);
-    let source = directory::spawn(scratch.to_owned(), sender);
+    let source = directory::spawn(scratch.to_owned(), Annotations::default(), sender);
     let mut changes = Vec::new();
     loop {
         match events.recv().await.expect("the source goes on") {

@@ -27,7 +27,7 @@ impl Bench {
             }
         }
         let (sender, events) = mpsc::channel(16);
-        spawn(folder.clone(), sender);
+        spawn(folder.clone(), Annotations::default(), sender);
         let index = Index::new(NodeIdentity::new("a"));
         Self {
             folder,

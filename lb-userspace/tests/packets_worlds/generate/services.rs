@@ -1,5 +1,7 @@
 //! Random Services.
 
+use std::collections::BTreeMap;
+
 use k8s_openapi::{
     api::core::v1::{
         ClientIPConfig, LoadBalancerIngress, LoadBalancerStatus, Service, ServicePort, ServiceSpec,
@@ -26,12 +28,21 @@ pub(super) fn service(chance: &mut Chance, traits: &Traits, number: u8) -> Objec
             name: Some(service_name(number)),
             namespace: Some(namespace(number)),
             labels: (!labels.is_empty()).then(|| labels.into_iter().collect()),
+            annotations: pass_through(chance),
             ..ObjectMeta::default()
         },
         spec: Some(spec(chance, traits, number)),
         status: status(chance),
     };
     Object::Service(Box::new(service))
+}
+
+fn pass_through(chance: &mut Chance) -> Option<BTreeMap<String, String>> {
+    let values = ["true", "onlyLocal", "onlyLocal", "false", "perhaps"];
+    chance.one_in(6).then(|| {
+        let name = "kubernetes.io/elb.pass-through".to_owned();
+        BTreeMap::from([(name, (*chance.pick(&values)).to_owned())])
+    })
 }
 
 fn spec(chance: &mut Chance, traits: &Traits, number: u8) -> ServiceSpec {

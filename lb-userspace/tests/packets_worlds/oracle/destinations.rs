@@ -159,7 +159,8 @@ fn addresses(service: &Service, settings: &Settings) -> Vec<(Kind, IpAddr)> {
         .collect();
     // Section 3: the type is cumulative, LoadBalancer adds VIPs; entries without ipMode or with "VIP" are captured.
     if type_of(service) == "LoadBalancer" {
-        let captured = ingress(service).filter(|entry| entry.ip_mode.as_deref().unwrap_or("VIP") == "VIP");
+        let captured = ingress(service)
+            .filter(|entry| !passes_through(service) && entry.ip_mode.as_deref().unwrap_or("VIP") == "VIP");
         let texts = captured.filter_map(|entry| entry.ip.as_deref());
         all.extend(texts.filter_map(address).map(|ip| (Kind::LoadBalancer, ip)));
     }
@@ -172,6 +173,19 @@ fn addresses(service: &Service, settings: &Settings) -> Vec<(Kind, IpAddr)> {
     let external = external.into_iter().flatten().filter_map(|text| address(text));
     all.extend(external.filter(allowed).map(|ip| (Kind::ExternalIp, ip)));
     all
+}
+
+/// Section 3: the annotation says for all entries what ipMode "Proxy" says for one.
+fn passes_through(service: &Service) -> bool {
+    let annotations = service.metadata.annotations.as_ref();
+    let value = annotations.and_then(|annotations| annotations.get("kubernetes.io/elb.pass-through"));
+    let spec = service.spec.as_ref();
+    let policy = spec.and_then(|spec| spec.external_traffic_policy.as_deref());
+    match value.map(String::as_str) {
+        Some("true") => true,
+        Some("onlyLocal") => policy == Some("Local"),
+        _ => false,
+    }
 }
 
 fn ports(service: &Service, protocol: Protocol) -> impl Iterator<Item = &ServicePort> {
