@@ -136,9 +136,19 @@ fn a_direct_connection_from_the_port_of_a_closed_flow_is_left_alone<F: Net>() {
         assert_eq!(opened.outcome(), Outcome::ForwardedNew, "{client} {backend}");
         let (source, _) = ends(&opened);
         let _ = answered(&packet::tcp(backend, source).syn_ack());
-        for flags in [packet::flag::ACK, packet::flag::FIN | packet::flag::ACK] {
-            let _ = sent(&packet::tcp(client, VIP).flags(flags));
-        }
+        let _ = sent(&packet::tcp(client, VIP).flags(packet::flag::ACK));
+        // While the flow is used, it stays.
+        let directly = packet::tcp(client, backend).syn();
+        let begin = || {
+            if back == LO {
+                node.emit(LO, &directly)
+            } else {
+                node.arrive(there.0, &directly)
+            }
+        };
+        let _ = begin();
+        assert_eq!(node.tables.flow_count(), 2, "{client} {backend}");
+        let _ = sent(&packet::tcp(client, VIP).flags(packet::flag::FIN | packet::flag::ACK));
         // It need not look closed.
         let rest = answered(&packet::tcp(backend, source).flags(packet::flag::ACK));
         assert_eq!(
@@ -147,12 +157,7 @@ fn a_direct_connection_from_the_port_of_a_closed_flow_is_left_alone<F: Net>() {
             "{client} {backend}: the rest of the flow"
         );
         // The same ports, without the Service. The backend may have to be told first that the old connection is gone.
-        let directly = packet::tcp(client, backend).syn();
-        let begun = if back == LO {
-            node.emit(LO, &directly)
-        } else {
-            node.arrive(there.0, &directly)
-        };
+        let begun = begin();
         assert_eq!(ends(&begun), (client.socket(), backend.socket()), "{begun:?}");
         for packet in [
             packet::tcp(backend, source).flags(packet::flag::ACK),
