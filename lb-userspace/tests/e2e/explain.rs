@@ -9,6 +9,7 @@ mod told;
 
 use std::{env, fs, path::Path};
 
+use lb_common::abi::names;
 use lb_lab::{Family, Netfilter, PodNetwork, Proto, Topology};
 use serde_json::{Value, json};
 
@@ -101,6 +102,7 @@ fn check(test: &str, network: PodNetwork) {
     }
     evidence_is_what_bpftool_shows(&cluster);
     the_backend_that_a_client_had_is_known(&cluster);
+    verifying_leaves_nothing_behind(&cluster);
 
     let (mut judged, mut unanswered) = (Vec::new(), Vec::new());
     for (number, cell) in drawn(Cell::all(network), sample, seed).into_iter().enumerate() {
@@ -255,5 +257,45 @@ fn the_backend_that_a_client_had_is_known(cluster: &Cluster) {
         let answers: Value = serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"));
         let notes = answers[0]["notes"].to_string();
         assert!(notes.contains(&had.to_string()), "{had} is not in {notes}");
+    }
+}
+
+/// The program that sees the packet remembers neither a flow nor a client.
+fn verifying_leaves_nothing_behind(cluster: &Cluster) {
+    for (place, family) in Family::BOTH.into_iter().enumerate() {
+        let to = Address::ClusterIp.socket(cluster, family, 20, 0).to_string();
+        let client = cluster
+            .lab
+            .at("pod3-2")
+            .expect("it is there")
+            .ip(family)
+            .to_string();
+        let known = || {
+            let maps = [names::FLOWS[place], names::AFFINITY[place], names::COUNTERS];
+            maps.map(|map| {
+                let mut entries: Vec<_> = (entries(&cluster.map(2, map)).iter())
+                    .map(|entry| entry["formatted"]["key"].to_string())
+                    .collect();
+                entries.sort();
+                entries
+            })
+        };
+        let before = known();
+        let question = [
+            "explain", "--from", &client, "--to", &to, "--verify", "-o", "json",
+        ];
+        let (text, success) = cluster.agent(2, &question);
+        let answers: Value = serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"));
+        assert!(success, "{text}");
+        assert_eq!(
+            answers[0]["verified"]["program"].as_str(),
+            Some(if cluster.lab.topology().network == PodNetwork::Bridge {
+                "bridge_port_in"
+            } else {
+                "pod_in"
+            }),
+            "{text}"
+        );
+        assert_eq!(known(), before);
     }
 }
