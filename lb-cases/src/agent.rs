@@ -75,8 +75,9 @@ impl Agent {
         agent.extend(["--node-name", start.node].map(Into::into));
         agent.extend(instance_flags(&instance, &run_dir));
         agent.extend(flags(start));
-        if let Ok(cgroup) = lab.cgroup(SELF) {
-            agent.extend(["--cgroup".into(), cgroup.into_os_string()]);
+        match lab.cgroup(SELF) {
+            Ok(cgroup) => agent.extend(["--cgroup".into(), cgroup.into_os_string()]),
+            Err(_) => agent.extend(["--connect-hooks", "off"].map(Into::into)),
         }
         let child = lab.spawn(SELF, &agent, &[("RUST_BACKTRACE", "0")])?;
         Ok(Self {

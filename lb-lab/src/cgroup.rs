@@ -6,32 +6,44 @@
 
 use std::{
     fs, io,
+    panic::resume_unwind,
     path::{Path, PathBuf},
     sync::Once,
+    thread,
 };
 
 use anyhow::{Context as _, Result};
 
 use crate::cleanup;
 
-/// Makes the cgroup of this full name. `None`: the machine has no cgroups of version 2.
-pub(crate) fn make(name: &str) -> Result<Option<PathBuf>> {
+/// Makes the cgroup of this full name. `None`: there are no cgroups of version 2 here, or no threads can be put into one.
+pub(crate) fn make(name: &str) -> Option<PathBuf> {
     static AT_THE_ROOT: Once = Once::new();
-    let Some(root) = cleanup::cgroup_root() else {
-        return Ok(None);
-    };
+    let root = cleanup::cgroup_root()?;
     AT_THE_ROOT.call_once(|| {
         // If it is not possible, entering says so.
         let _ = move_to(&root);
     });
     let path = root.join(name);
     if path.is_dir() {
-        return Ok(Some(path));
+        return Some(path);
     }
-    fs::create_dir(&path).with_context(|| format!("cannot create {}", path.display()))?;
+    match make_at(&path) {
+        Ok(()) => Some(path),
+        Err(error) => {
+            eprintln!("no cgroup {name}: {error:#}; nothing of the lab is seen at its sockets");
+            let _ = fs::remove_dir(&path);
+            None
+        }
+    }
+}
+
+fn make_at(path: &Path) -> Result<()> {
+    fs::create_dir(path).with_context(|| format!("cannot create {}", path.display()))?;
     fs::write(path.join("cgroup.type"), "threaded")
         .with_context(|| format!("{} cannot be for threads", path.display()))?;
-    Ok(Some(path))
+    let tried = thread::scope(|scope| scope.spawn(|| enter(path)).join());
+    tried.unwrap_or_else(|panic| resume_unwind(panic))
 }
 
 /// Moves this process to the root of the hierarchy, unless it is there.

@@ -41,7 +41,7 @@ pub(crate) fn build(topology: &Topology, prefix: &str) -> Result<BTreeMap<String
     let folder: Arc<Path> = cleanup::folder(prefix).into();
     let mut cgroups = BTreeMap::new();
     for node in &topology.nodes {
-        let cgroup = cgroup::make(&full(&node.name))?;
+        let cgroup = cgroup::make(&full(&node.name));
         let pods = node.pods.iter().map(|pod| pod.name.as_str());
         cgroups.extend(
             pods.chain([node.name.as_str()])

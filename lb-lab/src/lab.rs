@@ -12,7 +12,7 @@ use std::{
     },
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 
 use crate::{
     addr::{Cidr, Proto},
@@ -246,7 +246,9 @@ impl Lab {
     /// The cgroup (version 2) of what acts for a node and its pods.
     pub fn cgroup(&self, node: &str) -> Result<PathBuf> {
         let root = cleanup::cgroup_root().context("cgroup v2 is not mounted: see /proc/self/mountinfo")?;
-        Ok(root.join(format!("{}{node}", self.inner.prefix)))
+        let path = root.join(format!("{}{node}", self.inner.prefix));
+        ensure!(path.is_dir(), "{node} has no cgroup");
+        Ok(path)
     }
 
     /// Whether the kernel can show switched frames to the packet filter; without, the topology's

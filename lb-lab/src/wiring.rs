@@ -109,8 +109,8 @@ pub(crate) fn build(wiring: &Wiring, prefix: &str) -> Result<BTreeMap<String, Pl
         name, router, cgroup, ..
     } in &wiring.places
     {
-        let cgroup = cgroup.as_deref().map(|of| cgroup::make(&full(of))).transpose()?;
-        let netns = Netns::open(&full(name))?.with_cgroup(cgroup.flatten());
+        let cgroup = cgroup.as_deref().and_then(|of| cgroup::make(&full(of)));
+        let netns = Netns::open(&full(name))?.with_cgroup(cgroup);
         // Before any device is made: a device takes over the defaults when it appears.
         netns.sysctls(configure::EVERYWHERE)?;
         netns.sysctls(QUIET)?;

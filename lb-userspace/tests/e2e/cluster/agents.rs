@@ -116,12 +116,15 @@ impl Cluster {
         if !self.extra.iter().any(|word| word == "--hook") {
             argv.extend(["--hook".into(), super::hook()]);
         }
-        if let Ok(cgroup) = self.lab.cgroup(name) {
-            argv.extend(["--cgroup".into(), cgroup.to_string_lossy().into_owned()]);
-        }
+        let cgroup = self.lab.cgroup(name);
         // TC is right by itself, and most tests are about it.
         if !self.extra.iter().any(|word| word == "--connect-hooks") {
             argv.extend(["--connect-hooks".into(), "off".into()]);
+        } else if let Err(error) = &cgroup {
+            panic!("programs at sockets would see all of this machine: {error:#}");
+        }
+        if let Ok(cgroup) = cgroup {
+            argv.extend(["--cgroup".into(), cgroup.to_string_lossy().into_owned()]);
         }
         let child = self
             .lab
