@@ -13,6 +13,7 @@ use std::{
         atomic::{AtomicU32, Ordering},
     },
     thread,
+    time::Duration,
 };
 
 use anyhow::{Context as _, Result};
@@ -95,8 +96,20 @@ fn remove_cgroup(path: &Path) -> std::io::Result<()> {
             remove_cgroup(&entry.path())?;
         }
     }
+    // A thread that has been waited for may still be on its way out.
+    for _ in 0..CGROUP_ATTEMPTS {
+        match fs::remove_dir(path) {
+            Err(error) if error.kind() == std::io::ErrorKind::ResourceBusy => {
+                thread::sleep(CGROUP_PAUSE);
+            }
+            done => return done,
+        }
+    }
     fs::remove_dir(path)
 }
+
+const CGROUP_ATTEMPTS: usize = 40;
+const CGROUP_PAUSE: Duration = Duration::from_millis(25);
 
 fn report(path: &Path, result: std::io::Result<()>) {
     if let Err(error) = result {
