@@ -17,7 +17,11 @@ use crate::workspace::Workspace;
 
 /// Makes `copy` hold the workspace's files, as they are now, and no others.
 pub(super) fn mirror(workspace: &Workspace, copy: &Path) -> Result<()> {
-    let files = listed(workspace)?;
+    let mut files = listed(workspace)?;
+    if copy.starts_with(workspace.root()) {
+        // Cargo adds up the settings of all folders above a package: it would give the linker each argument twice.
+        files.retain(|file| !file.starts_with(".cargo"));
+    }
     for file in &files {
         copy_file(&workspace.root().join(file), &copy.join(file))?;
     }
