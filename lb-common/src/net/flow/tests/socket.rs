@@ -128,13 +128,14 @@ fn what_needs_the_source_is_left_to_tc<F: Net>() {
     assert_eq!(backends(&ranges, PROCESS_HERE, LOAD_BALANCER), left);
     assert_eq!(backends(&ranges, PROCESS_HERE, EXTERNAL_IP), found);
     // A pod that may be one of the backends on its node is left to TC whichever backend is chosen.
-    for (backends, itself) in [
-        (&[POD_A, POD_B, POD_2] as &[&str], true),
-        (&[POD_B, POD_2], false),
-        (&[POD_2, POD_3], false),
+    for (own, backends, itself) in [
+        (POD_A, &[POD_A, POD_B, POD_2] as &[&str], true),
+        (POD_B, &[POD_A, POD_B, POD_2], true),
+        (POD_A, &[POD_B, POD_2], false),
+        (POD_A, &[POD_2, POD_3], false),
     ] {
         let node = node::<F>(0, backends);
-        let own = at::<F>(POD_A);
+        let own = at::<F>(own);
         for n in 0..64 {
             let ask = |caller| {
                 let listens = |backend: &Backend<F::Addr>| backend.address == own.address;
