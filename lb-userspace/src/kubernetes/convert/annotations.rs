@@ -46,3 +46,77 @@ pub(super) fn passes_through(
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::{Change, Object, core},
+        *,
+    };
+
+    #[test]
+    fn pass_through_by_annotation_leaves_the_load_balancers_addresses_alone() {
+        // 192.0.2.1 and 192.0.2.2 are as API servers fill them in, 192.0.2.3 says otherwise itself.
+        let passed = |annotation: &str, policy: &str, names: &[&str]| {
+            let text = format!(
+                "{{metadata: {{name: web, namespace: shop, annotations: {{{annotation}}}}}, \
+                 spec: {{type: LoadBalancer, clusterIP: 172.30.0.1, externalTrafficPolicy: {policy}}}, \
+                 status: {{loadBalancer: {{ingress: [{{ip: 192.0.2.1}}, {{ip: 192.0.2.2, ipMode: VIP}}, \
+                 {{ip: 192.0.2.3, ipMode: Proxy}}]}}}}}}"
+            );
+            let object: core::Service = serde_norway::from_str(&text).expect("the test is right");
+            let converted = object.convert(&Annotations {
+                pass_through: names.iter().map(ToString::to_string).collect(),
+            });
+            let Change::ServiceApplied(service) = converted.change else {
+                panic!("{annotation}: not served")
+            };
+            let passed: Vec<_> = service.ingress.iter().map(|entry| entry.proxied).collect();
+            (passed, converted.problems)
+        };
+        let name = Annotations::PASS_THROUGH;
+        let (left, served) = ([true, true, true], [false, false, true]);
+        for (value, policy, expected) in [
+            ("'true'", "Cluster", left),
+            ("'true'", "Local", left),
+            ("' true '", "Local", left),
+            ("onlyLocal", "Cluster", served),
+            ("onlyLocal", "''", served),
+            ("onlyLocal", "Local", left),
+            ("'false'", "Local", served),
+        ] {
+            let annotation = format!("{name}: {value}");
+            let what = format!("{annotation}, {policy}");
+            assert_eq!(
+                passed(&annotation, policy, &[name]),
+                (expected.into(), vec![]),
+                "{what}"
+            );
+        }
+        let both = format!("{name}: 'true', example.com/past: onlyLocal");
+        for (names, expected) in [
+            (&[][..], served),
+            (&["example.com/other"], served),
+            (&["example.com/past"], served),
+            (&["example.com/past", name], served),
+            (&["example.com/other", name], left),
+        ] {
+            assert_eq!(
+                passed(&both, "Cluster", names),
+                (expected.into(), vec![]),
+                "{names:?}"
+            );
+        }
+        for value in ["'yes'", "'True'", "only-local", "''"] {
+            let (found, said) = passed(&format!("{name}: {value}"), "Local", &[name]);
+            assert_eq!(found, served, "{value}");
+            assert!(
+                said.len() == 1
+                    && said[0].object == "Service shop/web"
+                    && said[0].message.starts_with(&format!("annotation {name}: ")),
+                "{said:?}"
+            );
+            assert!(said[0].message.ends_with("correct it"), "{said:?}");
+        }
+    }
+}
