@@ -133,16 +133,17 @@ impl Cluster {
         self.wait_for_routes(service);
     }
 
-    /// Waits until every running agent has routed a Service's outer addresses into `lb0`, which it does beside
-    /// the maps: only this node's own processes depend on it.
+    /// Waits until every running agent has routed a Service's outer addresses into `lb0` (or, if they are none of its
+    /// business, no longer does), beside the maps: only this node's own processes depend on it.
     fn wait_for_routes(&self, service: &Service) {
         for agent in self.agents.iter().filter(|agent| agent.child.is_some()) {
             let place = self.lab.at(&agent.node).expect("it is there");
             for ip in service.ingress() {
-                let what = format!("{ip} is routed into lb0 on {}", agent.node);
+                let wanted = !service.passes_through();
+                let what = format!("{ip} is routed into lb0 on {}: {wanted}", agent.node);
                 let routed = wait_for(SETTLED, &what, || {
                     let route = place.output(&["ip", "route", "get", &ip.to_string()]);
-                    route.is_ok_and(|route| route.contains("dev lb0"))
+                    route.is_ok_and(|route| route.contains("dev lb0") == wanted)
                 });
                 assert!(routed.is_ok(), "{what}: never\n{}", self.diagnosis());
             }
@@ -215,7 +216,7 @@ impl Cluster {
 
     /// From now on the kernel gives connections source ports that it has given to none of this lab's before.
     /// A datagram from a port that was used a moment ago belongs to the flow of that moment, rightly.
-    fn fresh_ports(&self) {
+    pub(crate) fn fresh_ports(&self) {
         let number = self.changes.fetch_add(1, Ordering::Relaxed) % (28_000 / PORTS);
         let first = 32_000 + number * PORTS;
         for place in self.lab.places() {

@@ -24,6 +24,7 @@ mod refuse;
 mod restart;
 mod rows;
 mod scale;
+mod second_hop;
 mod service;
 mod sockets;
 mod stale;

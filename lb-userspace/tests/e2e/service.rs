@@ -1,6 +1,6 @@
 //! Services and their endpoints in few words, as the manifests that the agents read.
 
-use std::net::IpAddr;
+use std::{collections::BTreeMap, net::IpAddr};
 
 use lb_lab::{Dual, Lab, Proto};
 use serde_json::{Value, json};
@@ -10,12 +10,16 @@ pub(crate) const TARGET: u16 = 8080;
 /// The port of every Service.
 pub(crate) const PORT: u16 = 80;
 
+/// The annotation that leaves a load balancer's addresses to it.
+pub(crate) const PASS_THROUGH: &str = "kubernetes.io/elb.pass-through";
+
 /// A Service with one port for TCP and one for UDP, dual stack.
 #[derive(Clone, Debug)]
 pub(crate) struct Service {
     name: String,
     cluster: Dual,
     spec: Value,
+    annotations: BTreeMap<String, String>,
     node_port: Option<u16>,
     ingress: Vec<IpAddr>,
     created: u32,
@@ -70,6 +74,7 @@ impl Service {
             name: name.to_owned(),
             cluster: lab.topology().plan.services.nth(number),
             spec: json!({"type": "ClusterIP"}),
+            annotations: BTreeMap::new(),
             node_port: None,
             ingress: Vec::new(),
             created: 0,
@@ -130,6 +135,18 @@ impl Service {
         self
     }
 
+    /// The same with an annotation.
+    pub(crate) fn annotate(mut self, name: &str, value: &str) -> Self {
+        self.annotations.insert(name.into(), value.into());
+        self
+    }
+
+    /// Whether agents with default settings are to leave its load balancer's addresses alone.
+    pub(crate) fn passes_through(&self) -> bool {
+        let value = self.annotations.get(PASS_THROUGH).map(String::as_str);
+        value == Some("true") || (value == Some("onlyLocal") && self.spec["externalTrafficPolicy"] == "Local")
+    }
+
     /// The same with the ClusterIPs of another Service's number, created so many seconds after the epoch.
     pub(crate) fn claiming(mut self, lab: &Lab, number: u16, created: u32) -> Self {
         self.cluster = lab.topology().plan.services.nth(number);
@@ -188,7 +205,7 @@ impl Service {
         json!({
             "apiVersion": "v1", "kind": "Service",
             "metadata": {
-                "name": self.name, "namespace": "shop",
+                "name": self.name, "namespace": "shop", "annotations": self.annotations,
                 "creationTimestamp": format!("2026-01-01T00:{:02}:{:02}Z", self.created / 60, self.created % 60),
             },
             "spec": spec,
