@@ -12,6 +12,7 @@ mod fragment_order;
 mod fragments;
 mod health;
 mod icmp;
+mod ingress;
 mod kubectl;
 mod kubernetes;
 mod load;
