@@ -66,6 +66,7 @@ fn service(number: u32) -> Service {
         key: ObjectKey::new(NAMESPACE, &name(number)),
         created: Some(1_700_000_000 + i64::from(number)),
         cluster_ips: vec![cluster_ip(number)],
+        passed_by: None,
         external_ips: vec![],
         ingress: vec![],
         ports: vec![Port {

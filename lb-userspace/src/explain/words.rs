@@ -67,8 +67,8 @@ pub(super) fn rule(case: &Case<'_>) -> String {
         }
         Outcome::DroppedNoService => format!("{to} is in the Services' range, and no Service has it"),
         Outcome::PassedNotOurs if case.proxied => format!(
-            "{service} has this address with ipMode: Proxy: packets leave to the real load balancer, which must be able \
-             to come back to a node"
+            "{service} leaves this address to its load balancer (ipMode: Proxy, or an annotation): packets leave to it, \
+             and it must be able to come back to a node"
         ),
         Outcome::PassedNotOurs => format!("{to} is no Service's address, and no node's"),
         Outcome::PassedNoFrontend => format!(

@@ -113,6 +113,9 @@ impl Object for core::Service {
         }
 
         let has_node_ports = matches!(kind, "NodePort" | "LoadBalancer");
+        let balanced = kind == "LoadBalancer";
+        let of_service = self.meta().annotations.as_ref().filter(|_| balanced);
+        let passed_by = annotations::passed_by(annotations, of_service, external_local(self), &mut report);
         let change = Change::ServiceApplied(Service {
             created: self
                 .meta()
@@ -123,11 +126,12 @@ impl Object for core::Service {
             external_ips: (spec.external_ips.iter().flatten())
                 .filter_map(|text| report.address("spec.externalIPs", text))
                 .collect(),
-            ingress: if kind == "LoadBalancer" {
-                ingress(self, annotations, &mut report)
+            ingress: if balanced {
+                ingress(self, passed_by.is_some(), &mut report)
             } else {
                 Vec::new()
             },
+            passed_by,
             ports: ports(
                 spec.ports.as_deref().unwrap_or_default(),
                 has_node_ports,
@@ -357,13 +361,7 @@ fn health_check_port(spec: &core::ServiceSpec, report: &mut Report) -> Option<u1
 /// Entries with only a hostname have no address to capture.
 ///
 /// `VIP` does not win over an annotation: API servers write it wherever nothing was written.
-fn ingress(service: &core::Service, annotations: &Annotations, report: &mut Report) -> Vec<Ingress> {
-    let passed = annotations::passes_through(
-        annotations,
-        service.meta().annotations.as_ref(),
-        external_local(service),
-        report,
-    );
+fn ingress(service: &core::Service, passed: bool, report: &mut Report) -> Vec<Ingress> {
     let status = service
         .status
         .as_ref()

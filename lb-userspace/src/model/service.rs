@@ -22,6 +22,8 @@ pub struct Service {
     pub external_ips: Vec<IpAddr>,
     /// Addresses from the status. Empty unless the type is LoadBalancer.
     pub ingress: Vec<Ingress>,
+    /// The annotation by which those are left to the load balancer, whatever each of them says itself.
+    pub passed_by: Option<String>,
     /// Its ports; names are unique, and so are pairs of port and protocol, and of node port and protocol.
     pub ports: Vec<Port>,
     /// `internalTrafficPolicy: Local`.

@@ -141,3 +141,30 @@ fn explain_offers_nothing_where_nothing_is_wrong() {
         (Some(0), &Value::Null)
     );
 }
+
+#[test]
+fn explain_takes_an_annotation_off_where_that_passes_traffic_through() {
+    let copy = Copy::new("annotation");
+    let path = copy.0.join("through.yaml");
+    let file = fs::read_to_string(&path).expect("the Service has a file");
+    let annotated = file.replace(", ipMode: Proxy", "").replacen(
+        "namespace: shop}",
+        "namespace: shop, annotations: {kubernetes.io/elb.pass-through: 'true'}}",
+        1,
+    );
+    fs::write(&path, &annotated).expect("the copy can be written");
+    let ask = || ask(&copy.0, "pod/shop/web-1", "192.0.2.16:80", None);
+    let answers = ask();
+    assert_eq!(text(&answers[0], "verdict"), "passed", "{answers:#?}");
+    let remedies = answers[0]["remedies"]["found"].as_array().expect("a list");
+    let mut commands = remedies.iter().map(|remedy| text(remedy, "command"));
+    let command = "kubectl annotate service through -n shop kubernetes.io/elb.pass-through-";
+    assert!(commands.any(|offered| offered == command), "{remedies:#?}");
+    // Carried out.
+    fs::write(
+        &path,
+        annotated.replace("elb.pass-through: 'true'", "elb.other: 'true'"),
+    )
+    .expect("the copy can be written");
+    assert_eq!(text(&ask()[0], "verdict"), "forwarded");
+}

@@ -101,6 +101,7 @@ fn service(name: &str, octet: u8) -> Change {
         key: ObjectKey::new("shop", name),
         created: None,
         cluster_ips: vec![Ipv4Addr::new(172, 30, 0, octet).into()],
+        passed_by: None,
         external_ips: vec![],
         ingress: vec![],
         ports: vec![Port {

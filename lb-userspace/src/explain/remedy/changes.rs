@@ -172,10 +172,24 @@ impl Case<'_> {
             "kubectl patch service {} -n {} --subresource=status --type=json -p '[{{\"op\":\"add\",\"path\":\"{path}\",\"value\":\"{mode}\"}}]'",
             self.service.key.name, self.service.key.namespace
         );
+        let annotation = service.passed_by.take();
         let cluster = with(self.cluster, service);
         if proxied {
+            let (what, command) = match annotation {
+                Some(name) => (
+                    format!("take pass-through off: remove the annotation {name}"),
+                    format!(
+                        "kubectl annotate service {} -n {} {name}-",
+                        self.service.key.name, self.service.key.namespace
+                    ),
+                ),
+                None => (
+                    "take pass-through off: set ipMode of the address to VIP".to_owned(),
+                    command,
+                ),
+            };
             return Some(Trial {
-                what: "take pass-through off: set ipMode of the address to VIP".to_owned(),
+                what,
                 command,
                 cost: "connections from inside the cluster no longer pass the load balancer, nor what it does for them".to_owned(),
                 cells: vec![self.cell.clone()],

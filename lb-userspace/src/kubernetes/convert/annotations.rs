@@ -24,25 +24,26 @@ impl Default for Annotations {
     }
 }
 
-/// Whether the load balancer's addresses of a Service are to be left alone altogether.
-pub(super) fn passes_through(
+/// The annotation by which the load balancer's addresses of a Service are to be left alone altogether.
+pub(super) fn passed_by(
     annotations: &Annotations,
     of_service: Option<&BTreeMap<String, String>>,
     external_local: bool,
     report: &mut Report,
-) -> bool {
+) -> Option<String> {
     let mut names = annotations.pass_through.iter();
     let found = names.find_map(|name| Some((name, of_service?.get(name)?)));
-    match found.map(|(name, value)| (name, value.trim())) {
-        None | Some((_, "false")) => false,
-        Some((_, "true")) => true,
-        Some((_, "onlyLocal")) => external_local,
-        Some((name, value)) => {
+    let (name, value) = found.map(|(name, value)| (name, value.trim()))?;
+    match value {
+        "false" => None,
+        "true" => Some(name.clone()),
+        "onlyLocal" => external_local.then(|| name.clone()),
+        value => {
             report.say(format!(
                 "annotation {name}: {value:?} is not true, onlyLocal or false, so it is served as without it; \
                  correct it"
             ));
-            false
+            None
         }
     }
 }

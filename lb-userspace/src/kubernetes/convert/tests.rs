@@ -91,6 +91,7 @@ status:
             key: ObjectKey::new("shop", "web"),
             created: Some(1_767_323_045),
             cluster_ips: vec![ip("172.30.0.41"), ip("fd00:172:30::29")],
+            passed_by: None,
             external_ips: vec![ip("198.51.100.22")],
             ingress: vec![
                 ingress("192.0.2.4", false),

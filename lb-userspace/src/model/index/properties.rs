@@ -35,6 +35,7 @@ fn any_service() -> impl Strategy<Value = Service> {
                 Service {
                     created,
                     cluster_ips: cluster_ips.into_iter().map(ip).collect(),
+                    passed_by: None,
                     external_ips: external_ips.into_iter().map(ip).collect(),
                     ports: vec![
                         Port {

@@ -14,6 +14,7 @@ pub(super) fn service(name: &str) -> Service {
         key: ObjectKey::new("shop", name),
         created: Some(100),
         cluster_ips: vec![ip("172.30.0.1")],
+        passed_by: None,
         external_ips: vec![],
         ingress: vec![],
         ports: vec![port("http", 80)],
@@ -146,6 +147,7 @@ fn a_service_with_every_kind_of_address_is_laid_out_by_family() {
     };
     let web = Service {
         cluster_ips: vec![ip("172.30.0.1"), ip("fd00:172:30::1")],
+        passed_by: None,
         external_ips: vec![ip("198.51.100.1"), ip("192.0.2.1")],
         ingress: vec![
             ingress("192.0.2.1", false),
@@ -225,6 +227,7 @@ fn a_service_with_every_kind_of_address_is_laid_out_by_family() {
 #[test]
 fn a_family_without_a_cluster_ip_is_not_served_at_all() {
     let web = Service {
+        passed_by: None,
         external_ips: vec![ip("2001:db8::1")],
         ports: vec![Port {
             node_port: Some(30001),
@@ -470,6 +473,7 @@ fn the_older_service_keeps_an_address_and_hands_it_over_when_it_goes() {
     let shared = |name: &str, created, cluster_ip: &str| Service {
         created,
         cluster_ips: vec![ip(cluster_ip)],
+        passed_by: None,
         external_ips: vec![ip("198.51.100.1")],
         ..service(name)
     };
