@@ -165,7 +165,8 @@ fn caller(ctx: &SockAddrContext) -> Option<Caller> {
     }
     let node = maps::node.get(0)?;
     let of_node = is_of_node(ctx.as_ptr().cast());
-    if !of_node && node.flags & Node::CONNECT_PODS == 0 {
+    // Without the node's own namespace its processes would be taken for pods.
+    if node.netns == 0 || !of_node && node.flags & Node::CONNECT_PODS == 0 {
         return None;
     }
     let socket = socket(ctx)?;
