@@ -88,8 +88,10 @@ impl Probe {
         let left_as = ends(frame);
         let verdict = match (verdict, left_as) {
             (SHOT, _) => Verdict::Dropped,
-            // A refusal goes back to the client.
-            (_, Some((_, to))) if to.ip() == self.from.ip() && to.ip() != self.to.ip() => Verdict::Rejected,
+            // A refusal goes back to the client, from the address that it asked. (A client can be its own backend.)
+            (_, Some((from, to))) if (from.ip(), to.ip()) == (self.to.ip(), self.from.ip()) => {
+                Verdict::Rejected
+            }
             (_, Some((from, to))) if (from, to) != (self.from, self.to) => Verdict::Forwarded,
             (NEXT, _) => Verdict::Passed,
             _ => Verdict::Forwarded,
