@@ -190,6 +190,18 @@ mod tests {
     }
 
     #[test]
+    fn a_family_that_cannot_be_written_waits_however_much_comes_in() {
+        let (inbox, _receiver) = channel();
+        inbox.send(update(1, 0));
+        let backlog = inbox.backlog();
+        let since = backlog.waits().families[1].since;
+        inbox.send(update(1, 0));
+        backlog.wrote(1, [true, false], [1, 0]);
+        let failing = &backlog.waits().families[1];
+        assert!(failing.since == since && failing.live.is_none());
+    }
+
+    #[test]
     fn a_change_that_was_sent_during_a_round_goes_on_waiting() {
         let (inbox, _receiver) = channel();
         inbox.send(update(1, 0));

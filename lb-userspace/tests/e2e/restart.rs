@@ -114,6 +114,42 @@ fn clsact_serves_as_well_and_survives_a_restart_as_root() {
     }
 }
 
+/// A cluster whose API server refuses connections.
+const NOBODY: &str = "apiVersion: v1
+kind: Config
+clusters: [{name: nobody, cluster: {server: 'http://127.0.0.1:9'}}]
+users: [{name: nobody, user: {}}]
+contexts: [{name: nobody, context: {cluster: nobody, user: nobody}}]
+current-context: nobody
+";
+
+#[test]
+fn what_was_served_goes_on_while_there_is_nobody_to_ask_as_root() {
+    if !possible("what_was_served_goes_on_while_there_is_nobody_to_ask_as_root") {
+        return;
+    }
+    let mut cluster = Cluster::start(PodNetwork::Routed, Netfilter::Iptables);
+    let service = Service::new(&cluster.lab, "shop", 10).load_balancer(&cluster.lab, 10, NODE_PORT);
+    cluster.apply(&service.with(&cluster.lab, &BOTH));
+    cluster.end_agent(0, Signal::SIGKILL);
+    let kubeconfig = cluster.lab.folder().join("nobody");
+    fs::write(&kubeconfig, NOBODY).expect("the lab's folder can be written");
+    cluster.set_source(&["kubernetes", "--kubeconfig", &kubeconfig.to_string_lossy()]);
+    cluster.start_agent(0);
+    // It says so every ten seconds; to verify programs and fill maps would not take as long.
+    lb_lab::wait_for(Duration::from_secs(30), "it says what it waits for", || {
+        cluster
+            .log(0)
+            .contains("still waiting for the first complete lists")
+    })
+    .unwrap_or_else(|error| panic!("{error}: {}", cluster.log(0)));
+    let mut rows = Rows::new(&cluster);
+    for (from, to) in ways(&cluster) {
+        rows.both(from, to, "as before", Expect::From(&BOTH));
+    }
+    rows.check();
+}
+
 /// Restarts of one agent.
 const RESTARTS: u32 = 20;
 

@@ -245,6 +245,22 @@ fn checksums(site: &Site) -> Vec<Row> {
                 .then(send(program, &sent).becomes(ForwardedNew, &there(&sent))),
             );
         }
+        // To another port: what a sender leaves to its device has no ports in it, this has.
+        let sum = |sent: &Packet| {
+            let frame = sent.build();
+            u16::from_be_bytes([frame[field], frame[field + 1]])
+        };
+        let sent = client(site, protocol, Svc::Local).payload(&[0, 0]);
+        let left = sum(&sent.clone().checksum(Checksum::Partial));
+        let (word, carry) = (!left).overflowing_add(sum(&sent));
+        let sent = sent.payload(&(word + u16::from(carry)).to_be_bytes());
+        assert_eq!(sum(&sent), left, "the sum of the pseudo header, by chance");
+        rows.push(
+            Row::new(format!(
+                "{protocol} whose checksum looks as if it were left to the device"
+            ))
+            .then(send(UplinkIn, &sent).becomes(ForwardedNew, &there(&sent))),
+        );
     }
     for protocol in PROTOCOLS {
         let sent = client(site, protocol, Svc::Local).padding(7);

@@ -84,6 +84,33 @@ fn a_change_of_backends_makes_a_new_set_and_switches_one_word() {
 }
 
 #[test]
+fn source_ranges_stay_until_nobody_can_read_them() {
+    let mut bench = Bench::new(settings());
+    let [before, after] = [1, 2].map(|third| ServicePort {
+        source_ranges: Some(vec![([203, 0, third, 0].into(), 24)]),
+        ..service("web", 1, &[1])
+    });
+    bench.desired(&state([before]));
+    bench.settle();
+    let start = bench.log_length();
+    bench.desired(&state([after]));
+    bench.settle();
+    assert_eq!(
+        maps(&bench, start),
+        [
+            "ranges4",
+            "backends4",
+            "sets4",
+            "services4",
+            "grace",
+            "-ranges4",
+            "grace"
+        ]
+    );
+    bench.assert_no_violations();
+}
+
+#[test]
 fn what_does_not_change_costs_nothing() {
     let mut bench = Bench::new(settings());
     let services: Vec<_> = (1..=50)

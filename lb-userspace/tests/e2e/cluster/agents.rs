@@ -133,6 +133,11 @@ impl Cluster {
         self.agents[node].child = Some(child);
     }
 
+    /// From now on, agents are started with another source: what follows `--source`.
+    pub(crate) fn set_source(&mut self, source: &[&str]) {
+        self.source = source.iter().map(ToString::to_string).collect();
+    }
+
     /// From now on, agents are started with another hook of the uplinks.
     pub(crate) fn set_hook(&mut self, hook: &str) {
         self.set_argument("--hook", hook);
