@@ -96,16 +96,28 @@ fn remove_cgroup(path: &Path) -> std::io::Result<()> {
             remove_cgroup(&entry.path())?;
         }
     }
-    // A thread that has been waited for may still be on its way out.
     for _ in 0..CGROUP_ATTEMPTS {
         match fs::remove_dir(path) {
             Err(error) if error.kind() == std::io::ErrorKind::ResourceBusy => {
+                // What a thread of the node has started may outlive the lab; a thread may be on its way out.
+                move_out(path);
                 thread::sleep(CGROUP_PAUSE);
             }
             done => return done,
         }
     }
     fs::remove_dir(path)
+}
+
+/// Has what is in a cgroup be in the root's from now on.
+fn move_out(path: &Path) {
+    let threads = fs::read_to_string(path.join("cgroup.threads")).unwrap_or_default();
+    for (root, thread) in cgroup_root()
+        .iter()
+        .flat_map(|root| threads.lines().map(move |t| (root, t)))
+    {
+        let _ = fs::write(root.join("cgroup.threads"), thread); // it may have ended meanwhile
+    }
 }
 
 const CGROUP_ATTEMPTS: usize = 40;
