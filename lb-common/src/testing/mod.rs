@@ -5,6 +5,7 @@
 //! [`node`] puts everything together.
 
 mod arena;
+pub mod chance;
 pub mod checksum;
 pub mod dump;
 pub mod node;

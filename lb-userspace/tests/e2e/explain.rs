@@ -9,7 +9,7 @@ mod told;
 
 use std::{env, fs, path::Path};
 
-use lb_common::abi::names;
+use lb_common::{abi::names, testing::chance::Chance};
 use lb_lab::{Family, Netfilter, PodNetwork, Proto, Topology};
 use serde_json::{Value, json};
 
@@ -177,16 +177,12 @@ fn tried(
 
 /// `sample` of the cells, client by client.
 fn drawn(cells: Vec<Cell>, sample: usize, seed: u64) -> Vec<Cell> {
-    let mut state = seed;
-    let mut next = || {
-        // SplitMix64.
-        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = state;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    };
-    let mut keyed: Vec<_> = cells.into_iter().enumerate().map(|cell| (next(), cell)).collect();
+    let mut chance = Chance::new(seed, 0);
+    let mut keyed: Vec<_> = cells
+        .into_iter()
+        .enumerate()
+        .map(|cell| (chance.number(), cell))
+        .collect();
     keyed.sort_unstable_by_key(|(key, _)| *key);
     keyed.truncate(sample);
     keyed.sort_unstable_by_key(|(_, (place, _))| *place);

@@ -17,6 +17,7 @@ use std::{
     time::Duration,
 };
 
+use lb_common::testing::chance::Chance;
 use lb_lab::{Netfilter, Options, PodNetwork, Proto, Shares, Topology};
 use serde_json::json;
 
@@ -152,21 +153,9 @@ fn sites<N: AsRef<str>, H: AsRef<str>>(networks: &[N], hooks: &[H]) -> Vec<Site>
     sites
 }
 
-/// So many of the cells, drawn by `seed` (splitmix64).
+/// So many of the cells, drawn by `seed`.
 fn drawn(mut cells: Vec<Cell>, sample: usize, seed: u64) -> Vec<Cell> {
-    let mut state = seed;
-    let mut next = || {
-        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = state;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    };
-    for place in 0..sample.min(cells.len()) {
-        let rest = (cells.len() - place) as u64;
-        let other = place + usize::try_from(next() % rest).expect("less than there are cells");
-        cells.swap(place, other);
-    }
+    Chance::new(seed, 0).shuffle(&mut cells);
     cells.truncate(sample);
     cells
 }

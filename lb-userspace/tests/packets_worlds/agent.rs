@@ -18,8 +18,9 @@ use lb_userspace::{
     plan::{PlanSettings, Planner},
 };
 
+use lb_common::testing::chance::Chance;
+
 use crate::{
-    chance::Chance,
     cluster::Event,
     kernel::{CAPACITIES, Kernel},
     node,
@@ -49,7 +50,7 @@ impl Faults {
         if state == 0 {
             return false;
         }
-        let next = Chance::new(state, 9).next();
+        let next = Chance::new(state, 9).number();
         self.0.store(next | 1, Ordering::Relaxed);
         (next >> 1).is_multiple_of(10)
     }

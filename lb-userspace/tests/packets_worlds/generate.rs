@@ -7,8 +7,9 @@ mod slices;
 
 use std::net::IpAddr;
 
+use lb_common::testing::chance::Chance;
+
 use crate::{
-    chance::Chance,
     cluster::{Cluster, Event, Object},
     oracle::Settings,
     places,

@@ -6,7 +6,6 @@
 //! [`trial`] compares, [`shrink`] makes a failing world small. `cargo xtask worlds` runs as many as it is told.
 
 mod agent;
-mod chance;
 mod cluster;
 mod generate;
 mod journey;

@@ -5,8 +5,9 @@ use std::{
     net::{IpAddr, SocketAddr},
 };
 
+use lb_common::testing::chance::Chance;
+
 use crate::{
-    chance::Chance,
     cluster::Cluster,
     oracle::{self, Protocol},
     places,

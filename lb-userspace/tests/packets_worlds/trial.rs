@@ -12,9 +12,10 @@ use std::{
 
 use lb_userspace::{maps::MapStore, node::Snapshot};
 
+use lb_common::testing::chance::Chance;
+
 use crate::{
     agent::{self, Agent, Faults},
-    chance::Chance,
     cluster::Cluster,
     generate::World,
     journey::Seen,
@@ -150,7 +151,7 @@ impl Bench {
             let failing = if faulty { ", one write in ten failing" } else { "" };
             run.when = format!("after step {}{failing}", number + 1);
             if faulty {
-                faults.start(chance.next());
+                faults.start(chance.number());
             }
             run.deliver(chance, step, number == 0)?;
             faults.stop();
@@ -204,7 +205,7 @@ impl Bench {
             counted: BTreeMap::new(),
             when: "after all events in another order, one write in ten failing".to_owned(),
         };
-        faults.start(chance.next());
+        faults.start(chance.number());
         let all = world.steps.concat();
         run.deliver(chance, &all, false)?;
         faults.stop();

@@ -1,10 +1,9 @@
 //! Random changes of the objects that there are.
 
 use super::{SERVICES, SLICES, Traits, namespace, nodes, service_name, services, slices};
-use crate::{
-    chance::Chance,
-    cluster::{Cluster, Event, Key, Kind, Object},
-};
+use lb_common::testing::chance::Chance;
+
+use crate::cluster::{Cluster, Event, Key, Kind, Object};
 
 /// Some changes of what there is in `cluster`.
 pub(super) fn changes(chance: &mut Chance, traits: &Traits, cluster: &Cluster) -> Vec<Event> {

@@ -5,7 +5,9 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
 
-use crate::{chance::Chance, cluster::Object, places};
+use lb_common::testing::chance::Chance;
+
+use crate::{cluster::Object, places};
 
 /// Node number `number`; 0 is this one.
 pub(super) fn node(chance: &mut Chance, number: u8) -> Object {

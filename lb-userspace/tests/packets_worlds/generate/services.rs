@@ -11,7 +11,9 @@ use k8s_openapi::{
 };
 
 use super::{SWITCHES, Traits, label, namespace, service_name, spelled};
-use crate::{chance::Chance, cluster::Object, places};
+use lb_common::testing::chance::Chance;
+
+use crate::{cluster::Object, places};
 
 /// Service number `number`, in any form.
 pub(super) fn service(chance: &mut Chance, traits: &Traits, number: u8) -> Object {

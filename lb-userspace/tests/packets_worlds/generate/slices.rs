@@ -8,8 +8,9 @@ use k8s_openapi::{
 };
 
 use super::{Whereabouts, endpoint_place, label, latest, namespace, service_name, services::PORTS, spelled};
+use lb_common::testing::chance::Chance;
+
 use crate::{
-    chance::Chance,
     cluster::{Event, Object},
     places,
 };

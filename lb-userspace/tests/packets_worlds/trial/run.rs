@@ -12,9 +12,10 @@ use super::{
     Failure, Tally,
     compare::{agrees, is_complete, kind, reached},
 };
+use lb_common::testing::chance::Chance;
+
 use crate::{
     agent::Agent,
-    chance::Chance,
     cluster::{Cluster, Event, Key},
     generate::World,
     journey::{Exchange, Seen, Stage},
