@@ -243,30 +243,18 @@ fn a_node_port_cannot_be_bound_as_root() {
     let cluster = cluster(PodNetwork::Routed, "off");
     let shop = shop(&cluster);
     let lab = &cluster.lab;
-    let tcp = |from: &str, on: IpAddr| {
-        let bound = || {
-            Ok(TcpListener::bind((on, NODE_PORT))
-                .map(drop)
-                .map_err(|error| error.kind()))
+    let bound = |from: &str, on: IpAddr, proto: Proto| {
+        let place = lab.at(from).expect("it is there");
+        let bind = || {
+            let bound = match proto {
+                Proto::Tcp => TcpListener::bind((on, NODE_PORT)).map(drop),
+                Proto::Udp => UdpSocket::bind((on, NODE_PORT)).map(drop),
+            };
+            Ok(bound.map_err(|error| error.kind()))
         };
-        lab.at(from)
-            .expect("it is there")
-            .netns()
-            .run(bound)
-            .expect("the place can be entered")
+        place.netns().run(bind).expect("the place can be entered")
     };
-    let udp = |from: &str, on: IpAddr| {
-        let bound = || {
-            Ok(UdpSocket::bind((on, NODE_PORT))
-                .map(drop)
-                .map_err(|error| error.kind()))
-        };
-        lab.at(from)
-            .expect("it is there")
-            .netns()
-            .run(bound)
-            .expect("the place can be entered")
-    };
+    let tcp = |from, on| bound(from, on, Proto::Tcp);
     let all = [IpAddr::from(Ipv4Addr::UNSPECIFIED), Ipv6Addr::UNSPECIFIED.into()];
     let node: Vec<_> = Family::BOTH
         .iter()
@@ -279,7 +267,7 @@ fn a_node_port_cannot_be_bound_as_root() {
     let taken = Err(ErrorKind::AddrInUse);
     for on in all.into_iter().chain(node) {
         assert_eq!(tcp("node1", on), taken, "{on}");
-        assert_eq!(udp("node1", on), taken, "{on}");
+        assert_eq!(bound("node1", on, Proto::Udp), taken, "{on}");
         if on.is_unspecified() {
             assert_eq!(tcp("pod1-1", on), Ok(()), "{on}: pods have ports of their own");
         }
