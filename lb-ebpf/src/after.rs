@@ -16,6 +16,7 @@ use crate::{
     packet::{Packet, Tc},
     rewrite::translate_tc,
     tables::{Kernel, workspace},
+    trace,
 };
 
 /// A packet that leaves by a device.
@@ -75,7 +76,9 @@ fn judge<F: Maps>(packet: &Tc, hook: Hook) -> i32 {
         ctx: packet.skb.cast(),
         device: packet.device(),
     };
-    if let Some(flow) = after::<F, Kernel>(&kernel, &mut parsed) {
+    let found = after::<F, Kernel>(&kernel, &mut parsed);
+    trace::flow::<F>(&parsed.tuple, found);
+    if let Some(flow) = found {
         let done = translate_tc::<F>(packet, &parsed, &flow.to);
         if parsed.first != 0 && packet.first::<F>(Phase::After as u32, going::AHEAD) == 0 {
             return TC_SHOT;

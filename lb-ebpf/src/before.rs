@@ -13,7 +13,7 @@ use lb_common::{
 
 use crate::{
     fragment::going,
-    hops,
+    global, hops,
     maps::{Maps, Workspace},
     mtu, odd,
     outcome::{TC_NEXT, TC_REDIRECT, TC_SHOT, conclude},
@@ -21,6 +21,7 @@ use crate::{
     rewrite::{age, translate_tc},
     send,
     tables::{Kernel, workspace},
+    trace::{self, is_traced},
 };
 
 /// A packet at TC, on a device of the given kind.
@@ -247,14 +248,16 @@ fn decide<'a, F: Maps>(
     kind: DeviceKind,
     address: Address,
 ) -> Before<'a, F::Addr> {
-    if let Some(decided) = before::<F, Kernel>(kernel, parsed) {
+    let decided = before::<F, Kernel>(kernel, parsed);
+    trace::flow::<F>(&parsed.tuple, decided.and_then(|decided| decided.flow));
+    if let Some(decided) = decided {
         return decided;
     }
     let Some(workspace) = workspace::<F>() else {
         return Before::leave(Outcome::DroppedInconsistent);
     };
     copy_parsed::<F>(parsed, &mut workspace.flow.parsed);
-    opened_as(workspace, packet.open::<F>(kind as u32, address.flags))
+    opened_as::<F>(workspace, packet.open::<F>(kind as u32, address.flags))
 }
 
 /// The body of [`Tc::open`].
@@ -280,7 +283,10 @@ pub(crate) fn open_in<F: Maps>(kernel: &Kernel, arrival: &Arrival, address: Addr
 
 /// What a flow that was opened in the workspace comes to.
 #[inline(always)]
-pub(crate) fn opened_as<A>(workspace: &Workspace<A>, outcome: u32) -> Before<'_, A> {
+pub(crate) fn opened_as<F: Maps>(workspace: &Workspace<F::Addr>, outcome: u32) -> Before<'_, F::Addr> {
+    if is_traced() {
+        global::notes::<F>(outcome);
+    }
     opened(
         &workspace.flow,
         Outcome::from_number(outcome).unwrap_or(Outcome::DroppedInconsistent),

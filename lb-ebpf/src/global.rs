@@ -16,7 +16,7 @@ use crate::{
     maps::Maps,
     mtu, odd,
     packet::{Tc, Xdp},
-    refuse, xdp,
+    refuse, trace, watch, xdp,
 };
 
 /// Of packets of one kind: for each line two functions, one for each family, and the method of the packet that calls that of its family. An
@@ -91,6 +91,10 @@ of_packets! {
     tc_odd4, tc_odd6: Tc { skb: __sk_buff }.odd(hook, kind, phase) = odd::tc;
     /// As at TC; gives the outcome, or [`odd::PLAIN`].
     xdp_odd4, xdp_odd6: Xdp { md: xdp_md }.odd() = odd::xdp;
+    /// Notes a packet that has come, if it is watched; 0: it is not.
+    tc_begin4, tc_begin6: Tc { skb: __sk_buff }.begin(hook) = watch::begin_tc;
+    /// As at TC.
+    xdp_begin4, xdp_begin6: Xdp { md: xdp_md }.begin() = watch::begin_xdp;
     /// Remembers the first fragment in the workspace, and has those follow that came before it; 0: it is lost.
     tc_first4, tc_first6: Tc { skb: __sk_buff }.first(phase, going) = fragment::tc;
     /// Remembers the first fragment in the workspace; 1: others wait for it at TC.
@@ -110,6 +114,8 @@ of_packets! {
 of_workspace! {
     /// What the packet whose beginning is in the workspace turns out to be.
     look4, look6: look(phase) = odd::look_at;
+    /// Notes what opening a flow came to.
+    notes4, notes6: notes(outcome) = trace::opened;
     /// Translates that beginning; gives by how much a sum over the packet changes.
     change4, change6: change(later) = odd::change_in;
 }

@@ -14,6 +14,7 @@ use crate::{
     fib::{NextHop, look_up},
     maps::Maps,
     tables::Kernel,
+    trace,
 };
 
 /// Hops that a CPU remembers: a power of two. Two that fall on one place take turns.
@@ -92,6 +93,7 @@ pub(crate) fn device<F: Maps>(kernel: &Kernel, tuple: &Tuple<F::Addr>, otherwise
         return hop.device;
     }
     look_up::<F>(kernel.ctx, kernel.device, tuple, 0, &mut hop);
+    trace::way::<F>(kernel.device, tuple, &hop);
     if hop.device == 0 {
         return otherwise;
     }

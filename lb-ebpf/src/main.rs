@@ -30,71 +30,83 @@ mod send;
 mod socket;
 mod sweep;
 mod tables;
+mod trace;
+mod watch;
 mod xdp;
 
 use aya_ebpf::{
     macros::{cgroup_sock, cgroup_sock_addr, classifier, xdp},
     programs::{SockAddrContext, SockContext, TcContext, XdpContext},
 };
-use lb_common::abi::{DeviceKind, Hook};
+use lb_common::abi::{DeviceKind, Hook, Traced};
 
 /// XDP on an uplink: as [`uplink_in`], to which it leaves what XDP cannot send.
 #[xdp(frags)]
 pub fn uplink_xdp(ctx: XdpContext) -> u32 {
-    xdp::xdp(&ctx)
+    watch::xdp(&ctx);
+    trace::end(xdp::xdp(&ctx))
 }
 
 /// TC ingress of uplinks and tunnels: clients outside, and replies from other nodes.
 #[classifier]
 pub fn uplink_in(ctx: TcContext) -> i32 {
-    before::tc(&ctx, Hook::UplinkIn, DeviceKind::Uplink)
+    watch::tc(&ctx, Traced::UplinkIn);
+    trace::end(before::tc(&ctx, Hook::UplinkIn, DeviceKind::Uplink))
 }
 
 /// TC egress of uplinks and tunnels: replies to clients outside, and this node's way to other nodes' ports.
 #[classifier]
 pub fn uplink_out(ctx: TcContext) -> i32 {
-    after::tc(&ctx, Hook::UplinkOut)
+    watch::tc(&ctx, Traced::UplinkOut);
+    trace::end(after::tc(&ctx, Hook::UplinkOut))
 }
 
 /// TC ingress of a pod's device: what the pod sends.
 #[classifier]
 pub fn pod_in(ctx: TcContext) -> i32 {
-    before::tc(&ctx, Hook::PodIn, DeviceKind::Pod)
+    watch::tc(&ctx, Traced::PodIn);
+    trace::end(before::tc(&ctx, Hook::PodIn, DeviceKind::Pod))
 }
 
 /// TC ingress of a pod's device that is a port of a bridge: as [`pod_in`], and replies must reach the stack.
 #[classifier]
 pub fn bridge_port_in(ctx: TcContext) -> i32 {
-    before::tc(&ctx, Hook::PodIn, DeviceKind::BridgePort)
+    watch::tc(&ctx, Traced::BridgePortIn);
+    trace::end(before::tc(&ctx, Hook::PodIn, DeviceKind::BridgePort))
 }
 
 /// TC egress of a pod's device: what the pod receives.
 #[classifier]
 pub fn pod_out(ctx: TcContext) -> i32 {
-    after::tc(&ctx, Hook::PodOut)
+    watch::tc(&ctx, Traced::PodOut);
+    trace::end(after::tc(&ctx, Hook::PodOut))
 }
 
 /// TC egress of lb0: node processes to Service addresses.
 #[classifier]
 pub fn host_out(ctx: TcContext) -> i32 {
-    before::tc(&ctx, Hook::HostOut, DeviceKind::Host)
+    watch::tc(&ctx, Traced::HostOut);
+    trace::end(before::tc(&ctx, Hook::HostOut, DeviceKind::Host))
 }
 
 /// TC egress of lo: node processes to their own node's ports, and replies of host-network backends to them.
 #[classifier]
 pub fn loopback_out(ctx: TcContext) -> i32 {
-    before::tc(&ctx, Hook::LoopbackOut, DeviceKind::Loopback)
+    watch::tc(&ctx, Traced::LoopbackOut);
+    trace::end(before::tc(&ctx, Hook::LoopbackOut, DeviceKind::Loopback))
 }
 
 /// `connect` of an IPv4 socket, in the node's cgroup: a TCP connection to a Service gets its backend at once.
 #[cgroup_sock_addr(connect4)]
 pub fn connect4(ctx: SockAddrContext) -> i32 {
+    watch::connect(&ctx, &maps::trace_connect4);
     socket::connect4(&ctx)
 }
 
 /// `connect` of an IPv6 socket: as [`connect4`].
 #[cgroup_sock_addr(connect6)]
 pub fn connect6(ctx: SockAddrContext) -> i32 {
+    watch::connect(&ctx, &maps::trace_connect6);
     socket::connect6(&ctx)
 }
 

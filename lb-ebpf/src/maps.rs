@@ -2,14 +2,14 @@
 #![allow(non_upper_case_globals)] // names as operators see them
 
 use aya_ebpf::{
-    btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, SkStorage},
+    btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, ProgramArray, RingBuf, SkStorage},
     macros::btf_map,
 };
 use lb_common::{
     abi::{
-        Addr4, Addr6, Address, Affinity, AffinityKey, Backend, COUNTERS, Counter, Device, Flow, Fragment,
-        FragmentKey, Frontend, FrontendKey, Held, Node, Peer, Range, RangeKey, Rows, Service, Set, Source,
-        Tuple, V4, V6, Waiting, capacity,
+        Addr4, Addr6, Address, Affinity, AffinityKey, Backend, COUNTERS, Counter, Device, End, Flow,
+        Fragment, FragmentKey, Frontend, FrontendKey, Held, Node, Peer, Range, RangeKey, Rows, Service, Set,
+        Source, Trace, Traced, Tuple, V4, V6, Waiting, capacity,
     },
     net::{Look, Quote, Refusal, Scratch, TooBig},
 };
@@ -17,6 +17,7 @@ use lb_common::{
 use crate::{
     hops::{HOPS, Hop},
     mtu::Whole,
+    trace::Tracing,
 };
 
 /// `BPF_F_MMAPABLE`: the agent writes tables through memory.
@@ -30,6 +31,8 @@ type Sources<A> = LpmTrie<A, Source, { capacity::SOURCES as usize }>;
 type Frontends<A> = HashMap<FrontendKey<A>, Frontend, { capacity::FRONTENDS as usize }>;
 type Ranges<A> = LpmTrie<RangeKey<A>, Range, { capacity::RANGES as usize }>;
 type Affinities<A> = LruHashMap<AffinityKey<A>, Affinity<A>, { capacity::AFFINITY as usize }>;
+/// The other instance of one program.
+pub(crate) type TracedOne = ProgramArray<1>;
 type Services = Array<Service, { capacity::SERVICES as usize }>;
 type Sets = Array<Set, { capacity::SETS as usize }>;
 type Backends<A> = Array<Backend<A>, { capacity::BACKENDS as usize }>;
@@ -110,6 +113,22 @@ pub(crate) static held: Array<Held, { capacity::HELD as usize }> = Array::new();
 pub(crate) static waiting: Array<Waiting, 1> = Array::new();
 #[btf_map]
 pub(crate) static peers: SkStorage<Peer> = SkStorage::new();
+#[btf_map]
+pub(crate) static trace: Array<Trace, 1> = Array::new();
+#[btf_map]
+pub(crate) static trace_ends: HashMap<End, u32, { capacity::TRACE_ENDS as usize }> = HashMap::new();
+#[btf_map]
+pub(crate) static trace_ring: RingBuf<(), { capacity::TRACE_RING as usize }> = RingBuf::new();
+#[btf_map]
+pub(crate) static trace_tc: ProgramArray<{ Traced::ALL.len() }> = ProgramArray::new();
+#[btf_map]
+pub(crate) static trace_xdp: TracedOne = ProgramArray::new();
+#[btf_map]
+pub(crate) static trace_connect4: TracedOne = ProgramArray::new();
+#[btf_map]
+pub(crate) static trace_connect6: TracedOne = ProgramArray::new();
+#[btf_map]
+pub(crate) static tracing: PerCpuArray<Tracing, 2> = PerCpuArray::new();
 #[btf_map]
 pub(crate) static whole: PerCpuArray<Whole, 1> = PerCpuArray::new();
 #[btf_map]

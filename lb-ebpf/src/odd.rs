@@ -7,7 +7,7 @@ use aya_ebpf::helpers::generated::{
     bpf_xdp_store_bytes,
 };
 use lb_common::{
-    abi::{Action, DeviceKind, Flow, Hook, Outcome, Phase},
+    abi::{Action, DeviceKind, Flow, Hook, Outcome, Phase, Step},
     net::{
         ETHERNET, HEADERS, Headers, Look, Seen, Tables, copy_tuple, known, later_tuple, look,
         translate_error, translate_later,
@@ -24,6 +24,7 @@ use crate::{
     packet::{Packet, Tc, Xdp},
     rewrite::age,
     tables::{Kernel, workspace},
+    trace::{Of, note},
 };
 
 /// Stands for a verdict: the packet's ports are in the workspace now, it is to be treated like any other. No TC
@@ -221,6 +222,7 @@ fn follow<F: Maps>(packet: &Tc, look: &mut Look<F::Addr>, hook: Hook, kind: Devi
         }
     }
     copy_tuple::<F>(&flow.to, &mut look.to);
+    note::<F, _, _>(Of::Packet, Step::Rewrite, &look.key, Some(&look.to));
     let sum = global::change::<F>(later as u32);
     let outcome = followed(later);
     let (outcome, verdict) = if !packet.write(&look.headers) {
@@ -324,6 +326,7 @@ fn follow_xdp<F: Maps>(packet: &Xdp, look: &mut Look<F::Addr>, seen: u32) -> Out
         None => return Outcome::PassedNotOurs,
     };
     copy_tuple::<F>(&flow.to, &mut look.to);
+    note::<F, _, _>(Of::Packet, Step::Rewrite, &look.key, Some(&look.to));
     global::change::<F>(later as u32);
     if packet.write(&look.headers) {
         followed(later)

@@ -3,7 +3,12 @@
 
 use lb_common::abi::{Hook, Outcome};
 
-use crate::{maps, packet::Packet, tables::counts};
+use crate::{
+    maps,
+    packet::Packet,
+    tables::counts,
+    trace::{self, Of},
+};
 
 /// TC verdict: the packet goes on, through other programs of the device first (`TCX_NEXT`; for clsact
 /// `TC_ACT_UNSPEC`, which means the same).
@@ -16,6 +21,7 @@ pub(crate) const TC_REDIRECT: i32 = 7;
 /// Counts a packet.
 #[inline(always)]
 pub(crate) fn count(hook: Hook, outcome: Outcome, length: u32) {
+    trace::outcome(Of::Packet, outcome);
     add(outcome.index(hook), length);
 }
 

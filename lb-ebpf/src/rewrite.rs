@@ -9,13 +9,14 @@ use aya_ebpf::{
     helpers::generated::{bpf_csum_update, bpf_l4_csum_replace},
 };
 use lb_common::{
-    abi::Tuple,
+    abi::{Step, Tuple},
     net::{Cursor, Differences, Edit, Net, Parsed, Sum, apply, differences, fold},
 };
 
 use crate::{
     global::crc32c_shift,
     packet::{Packet, Tc, Xdp},
+    trace::{self, Of, note},
 };
 
 /// A packet whose transport checksum can follow a translation.
@@ -37,6 +38,7 @@ pub(crate) fn translate<F: Net, P: Rewrite>(
     parsed: &Parsed<F::Addr>,
     to: &Tuple<F::Addr>,
 ) -> bool {
+    note::<F, _, _>(Of::Packet, Step::Rewrite, &parsed.tuple, Some(to));
     let by = differences::<F>(&parsed.tuple, to);
     let transport = parsed.at();
     if !packet.store(F::ADDRESSES, to.source) || !packet.store(F::ADDRESSES + F::ADDR_LEN, to.destination) {
@@ -132,8 +134,10 @@ impl Rewrite for Tc {
                 // SAFETY: the context is the program's own; an error says that there is no such sum.
                 unsafe { bpf_csum_update(self.skb, !by.addresses) };
             }
+            trace::checksum(offset, false);
             return fix_in_place(self, offset, by, zero_is_none);
         }
+        trace::checksum(offset, true);
         let flags = if zero_is_none {
             BPF_F_MARK_MANGLED_0 as u64
         } else {
@@ -156,6 +160,7 @@ impl Rewrite for Tc {
 impl Rewrite for Xdp {
     #[inline(always)]
     fn fix<F: Net>(&self, _: &Parsed<F::Addr>, offset: usize, by: Differences, zero_is_none: bool) -> bool {
+        trace::checksum(offset, false);
         fix_in_place(self, offset, by, zero_is_none)
     }
 }

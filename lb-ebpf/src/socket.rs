@@ -20,6 +20,8 @@ use lb_common::{
 use crate::{
     maps::{self, Maps},
     tables::{Kernel, counts, listens},
+    trace::{self, Of},
+    watch,
 };
 
 /// The call goes on.
@@ -142,16 +144,26 @@ fn connect<F: At>(ctx: &SockAddrContext, address: F::Addr, write: impl FnOnce(&F
         ctx: ctx.as_ptr(),
         device: 0,
     };
+    watch::connects::<F>(&asked);
     // SAFETY: no arguments.
     let random = unsafe { bpf_get_prandom_u32() };
     let listens = |backend: &_| listens::<F>(ctx.as_ptr(), backend);
-    let backend = match net::connect::<F, _>(&tables, &mut asked, caller, random, listens) {
+    let decided = net::connect::<F, _>(&tables, &mut asked, caller, random, listens);
+    trace::served::<F>(Of::Socket, &asked);
+    let backend = match decided {
         Ok(backend) => backend,
         Err(outcome) => return conclude(outcome),
     };
     if !remember::<F>(ctx, address, port, backend) {
         return conclude(Outcome::PassedToTcSource);
     }
+    let key = FrontendKey {
+        address,
+        port,
+        protocol: CONNECTED,
+        reserved: 0,
+    };
+    trace::connected::<F>(&key, backend.address, backend.port);
     write(&backend.address);
     write!(ctx.sock_addr, user_port, u32::from(backend.port.to_be()));
     conclude(Outcome::ForwardedNew)
@@ -239,6 +251,7 @@ fn bind<F: Maps>(ctx: &SockContext, address: &F::Addr) -> Outcome {
 /// Counts a connection, and lets it go on or fail.
 #[inline(always)]
 fn conclude(outcome: Outcome) -> i32 {
+    trace::outcome(Of::Socket, outcome);
     count(Hook::Connect, outcome);
     end(outcome, ECONNREFUSED)
 }

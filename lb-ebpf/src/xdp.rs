@@ -21,6 +21,7 @@ use crate::{
     rewrite::{age, translate_xdp},
     send,
     tables::{Kernel, workspace},
+    trace,
 };
 
 /// A packet at XDP, on an uplink.
@@ -122,12 +123,14 @@ fn handle<F: Maps>(packet: &Xdp, parsed: &Parsed<F::Addr>, address: Address) -> 
         ctx: packet.md.cast(),
         device,
     };
-    let decided = match before::<F, Kernel>(&kernel, parsed) {
+    let decided = before::<F, Kernel>(&kernel, parsed);
+    trace::flow::<F>(&parsed.tuple, decided.and_then(|decided| decided.flow));
+    let decided = match decided {
         Some(decided) => decided,
         None => match workspace::<F>() {
             Some(workspace) => {
                 copy_parsed::<F>(parsed, &mut workspace.flow.parsed);
-                opened_as(workspace, packet.open::<F>(address.flags))
+                opened_as::<F>(workspace, packet.open::<F>(address.flags))
             }
             None => Before::leave(Outcome::DroppedInconsistent),
         },
@@ -224,6 +227,7 @@ fn way<F: Maps>(packet: &Xdp, flow: &Flow<F::Addr>, hop: &mut NextHop) -> Outcom
         return Outcome::ForwardedFlow;
     }
     let result = look_up::<F>(kernel.ctx, kernel.device, &flow.to, length, hop);
+    trace::way::<F>(kernel.device, &flow.to, hop);
     if result == fib::TOO_LARGE {
         return Outcome::PassedToTcMtu;
     }

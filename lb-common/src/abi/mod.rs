@@ -15,6 +15,7 @@ mod peer;
 mod pod;
 mod range;
 mod set;
+mod trace;
 
 pub use addr::{Addr4, Addr6, Family, Protocol, V4, V6};
 pub use affinity::{Affinity, AffinityKey};
@@ -27,9 +28,10 @@ pub use node::{Device, DeviceKind, Node, Source, SourceClass, XDP_OUT};
 pub use peer::Peer;
 pub use range::{Range, RangeKey};
 pub use set::{ROWS_PER_ELEMENT, Rows, Service, Set};
+pub use trace::{End, Entered, Record, Step, Trace, Traced, Way};
 
 /// Version of the map layout. Part of the pin directory's name.
-pub const LAYOUT_VERSION: u32 = 7;
+pub const LAYOUT_VERSION: u32 = 8;
 
 /// Map names, at most 15 characters (the kernel's limit). A map that exists once per family has a name
 /// for each: `[IPv4, IPv6]`.
@@ -72,6 +74,18 @@ pub mod names {
     pub const PEERS: &str = "peers";
     /// Hook and outcome, or event, to [`super::Counter`], per CPU.
     pub const COUNTERS: &str = "counters";
+    /// Whether somebody watches: one [`super::Trace`].
+    pub const TRACE: &str = "trace";
+    /// The [`super::End`]s of what is watched.
+    pub const TRACE_ENDS: &str = "trace_ends";
+    /// The ring of [`super::Record`]s.
+    pub const TRACE_RING: &str = "trace_ring";
+    /// [`super::Traced`] to the instance at TC that notes every step.
+    pub const TRACE_TC: &str = "trace_tc";
+    /// As above, at XDP.
+    pub const TRACE_XDP: &str = "trace_xdp";
+    /// As above, at the sockets: `[connect4, connect6]`.
+    pub const TRACE_CONNECT: [&str; 2] = ["trace_connect4", "trace_connect6"];
 }
 
 /// Default capacities (elements). The agent can make maps larger or smaller when it loads them.
@@ -106,4 +120,8 @@ pub mod capacity {
     /// Fragments that wait for the first one of their datagram, of both families: a power of two. (The programs' own
     /// number: the agent cannot change it.) A datagram of 64 KiB has 45.
     pub const HELD: u32 = 256;
+    /// Ends that can be watched at a time.
+    pub const TRACE_ENDS: u32 = 16_384;
+    /// Bytes of the ring that records wait in: some 4,000.
+    pub const TRACE_RING: u32 = 512 * 1024;
 }

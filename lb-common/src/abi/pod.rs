@@ -24,8 +24,9 @@ macro_rules! pod {
 }
 
 use super::{
-    Addr4, Addr6, Address, Affinity, AffinityKey, Backend, Counter, Device, Flow, Fragment, FragmentKey,
-    Frontend, FrontendKey, Held, Node, Peer, Range, RangeKey, Rows, Service, Set, Source, Tuple, Waiting,
+    Addr4, Addr6, Address, Affinity, AffinityKey, Backend, Counter, Device, End, Entered, Flow, Fragment,
+    FragmentKey, Frontend, FrontendKey, Held, Node, Peer, Range, RangeKey, Record, Rows, Service, Set,
+    Source, Trace, Tuple, Waiting, Way,
 };
 
 pod! {
@@ -61,4 +62,9 @@ pod! {
     Device, 40, [u8, u8, [u8; 6], [u8; 6], u16, u32, Addr4, Addr6];
     Source, 4, [u32];
     Counter, 16, [u64, u64];
+    Trace, 8, [u32, u32];
+    End, 20, [[u8; 16], u16, u8, u8];
+    Record, 128, [u64, u64, u32, u16, u8, u8, u8, u8, u16, [u8; 40], [u8; 60]];
+    Entered, 12, [u32, u32, u32];
+    Way, 12, [u32, [u8; 6], u16];
 }

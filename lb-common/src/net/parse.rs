@@ -6,7 +6,7 @@
 //!
 //! RFC 791 (IPv4), RFC 8200 (IPv6), RFC 9293 (TCP), RFC 768 (UDP), RFC 9260 (SCTP).
 
-use crate::abi::{Addr4, Addr6, Device, Family as _, Outcome, Protocol, Tuple, V4, V6};
+use crate::abi::{Addr4, Addr6, Device, Outcome, Protocol, Tuple, V4, V6};
 
 use super::{
     Cursor, HEADERS,
@@ -75,13 +75,21 @@ pub trait Net: Read {
     const HEADER: usize;
     /// Offset of the source address in the packet; the destination follows.
     const ADDRESSES: usize;
+    /// Offset of the protocol's number (of the first extension header's, if there is one) in the packet.
+    const PROTOCOL: usize;
     /// Offset of the time to live (hop limit) in the packet.
     const TTL: usize;
     /// Offset of the header's checksum in the packet, if it has one.
     const CHECKSUM: Option<usize>;
 
+    /// Reads the address at `offset` of a packet.
+    fn address<C: Cursor>(cursor: &C, offset: usize) -> Option<Self::Addr>;
+
     /// Reads a packet's destination.
-    fn destination<C: Cursor>(cursor: &C) -> Option<Self::Addr>;
+    #[inline(always)]
+    fn destination<C: Cursor>(cursor: &C) -> Option<Self::Addr> {
+        Self::address(cursor, Self::ADDRESSES + Self::ADDR_LEN)
+    }
 
     /// Reads a packet's headers, but for the destination if that is `known`.
     ///
@@ -120,12 +128,13 @@ pub trait Net: Read {
 impl Net for V4 {
     const HEADER: usize = 20;
     const ADDRESSES: usize = ETHERNET + 12;
+    const PROTOCOL: usize = ETHERNET + 9;
     const TTL: usize = ETHERNET + 8;
     const CHECKSUM: Option<usize> = Some(ETHERNET + 10);
 
     #[inline(always)]
-    fn destination<C: Cursor>(cursor: &C) -> Option<Addr4> {
-        cursor.load::<Addr4>(Self::ADDRESSES + Self::ADDR_LEN)
+    fn address<C: Cursor>(cursor: &C, offset: usize) -> Option<Addr4> {
+        cursor.load::<Addr4>(offset)
     }
 
     #[inline(always)]
@@ -186,13 +195,14 @@ impl Net for V4 {
 impl Net for V6 {
     const HEADER: usize = 40;
     const ADDRESSES: usize = ETHERNET + 8;
+    const PROTOCOL: usize = ETHERNET + 6;
     const TTL: usize = ETHERNET + 7;
     const CHECKSUM: Option<usize> = None;
 
     #[inline(always)]
-    fn destination<C: Cursor>(cursor: &C) -> Option<Addr6> {
+    fn address<C: Cursor>(cursor: &C, offset: usize) -> Option<Addr6> {
         // Word by word, see `copy`.
-        let [a, b, c, d] = cursor.load::<[u32; 4]>(Self::ADDRESSES + Self::ADDR_LEN)?;
+        let [a, b, c, d] = cursor.load::<[u32; 4]>(offset)?;
         Some(address6([a, b, c, d]))
     }
 

@@ -2,14 +2,14 @@
 
 use std::{collections::BTreeSet, env};
 
-use lb_common::abi::{Hook, Outcome};
+use lb_common::abi::{Hook, Outcome, Step};
 
 use crate::{
     admission, flows, fragments, host, icmp, masquerade, outside, pods, refusals,
     row::{Row, check},
     site::{Family, Site},
     too_big,
-    world::{Program, in_world},
+    world::{Program, in_watched_world, in_world},
 };
 
 /// Makes the rows of a table.
@@ -83,6 +83,53 @@ fn every_packet_of_the_tables_comes_to_what_its_row_says_and_no_outcome_is_left_
         if only.is_none() {
             complete(&seen);
         }
+    });
+}
+
+/// Outcomes of frames that nobody can ask to watch: they have no addresses, or no whole headers.
+const NOT_NOTED: &[Outcome] = &[
+    Outcome::PassedOther,
+    Outcome::PassedVlan,
+    Outcome::PassedMalformed,
+];
+
+#[test]
+fn programs_that_note_every_step_do_the_same_and_note_every_outcome_needs_root() {
+    in_watched_world("watched packet tables", 1024, |mut world| {
+        let mut seen = BTreeSet::new();
+        let mut noted = BTreeSet::new();
+        for family in Family::BOTH {
+            let site = world.site(family);
+            for row in TABLES.iter().flat_map(|(_, rows)| rows(&site)) {
+                let mut learn = |program: Program, outcome| {
+                    seen.insert((program.hook(), outcome));
+                };
+                if let Err(error) = check(&mut world, family, &row, &mut learn) {
+                    panic!("{error}");
+                }
+                let outcomes = world
+                    .records()
+                    .into_iter()
+                    .filter(|record| record.step == Step::Outcome as u8);
+                noted.extend(outcomes.filter_map(|record| {
+                    let outcome = u32::from_ne_bytes(record.key[..4].try_into().ok()?);
+                    Some((
+                        Hook::from_number(record.hook.into())?,
+                        Outcome::from_number(outcome)?,
+                    ))
+                }));
+            }
+        }
+        let missing: Vec<_> = seen
+            .difference(&noted)
+            .filter(|(_, outcome)| !NOT_NOTED.contains(outcome))
+            .collect();
+        assert!(missing.is_empty(), "not noted: {missing:?}");
+        assert!(
+            noted.is_subset(&seen),
+            "noted, but not counted: {:?}",
+            noted.difference(&seen)
+        );
     });
 }
 

@@ -5,12 +5,12 @@ use std::{collections::BTreeMap, panic, thread};
 
 use aya::{
     Ebpf, EbpfLoader, TestRun, TestRunOptions,
-    maps::{Array, HashMap, MapData, PerCpuArray},
+    maps::{Array, HashMap, MapData, PerCpuArray, RingBuf},
     programs::{Program as Loaded, SchedClassifier, Xdp, XdpMode},
 };
 use lb_common::abi::{
-    COUNTERS, Counter, Device, Event, Family as _, Held, Hook, Node, Outcome, ROWS_PER_ELEMENT, Rows, V4, V6,
-    Waiting, XDP_OUT, names,
+    COUNTERS, Counter, Device, Event, Family as _, Held, Hook, Node, Outcome, ROWS_PER_ELEMENT, Record, Rows,
+    V4, V6, Waiting, XDP_OUT, names,
 };
 use lb_lab::skip;
 use lb_userspace::load::{embedded, verify_one};
@@ -139,11 +139,21 @@ pub(crate) struct World {
     pub(crate) tap: Tap,
     counters: PerCpuArray<MapData, Counter>,
     counted: Vec<Counter>,
+    ring: RingBuf<MapData>,
     devices: BTreeMap<Dev, u32>,
 }
 
 /// Runs `test` in a world of its own, or says why it cannot. `flows`: capacity of each flow table.
 pub(crate) fn in_world(name: &str, flows: u32, test: impl FnOnce(World) + Send + 'static) {
+    in_world_of(name, flows, false, test);
+}
+
+/// As [`in_world`], with the instances of the programs that note every step, and somebody who watches all packets.
+pub(crate) fn in_watched_world(name: &str, flows: u32, test: impl FnOnce(World) + Send + 'static) {
+    in_world_of(name, flows, true, test);
+}
+
+fn in_world_of(name: &str, flows: u32, watched: bool, test: impl FnOnce(World) + Send + 'static) {
     let object = match embedded() {
         Ok(_) if !nix::unistd::geteuid().is_root() => return skip(&format!("{name}: needs root")),
         Ok(object) => object,
@@ -152,7 +162,7 @@ pub(crate) fn in_world(name: &str, flows: u32, test: impl FnOnce(World) + Send +
     // The namespace belongs to the thread and ends with it.
     let thread = thread::spawn(move || {
         namespace::enter();
-        test(World::new(object, flows));
+        test(World::new(object, flows, watched));
     });
     if let Err(failure) = thread.join() {
         panic::resume_unwind(failure);
@@ -160,8 +170,10 @@ pub(crate) fn in_world(name: &str, flows: u32, test: impl FnOnce(World) + Send +
 }
 
 impl World {
-    fn new(object: &[u8], flows: u32) -> Self {
+    fn new(object: &[u8], flows: u32, watched: bool) -> Self {
         let mut loader = EbpfLoader::new();
+        let traced = u8::from(watched);
+        loader.override_global("TRACED", &traced, true);
         for family in 0..2 {
             for map in [
                 names::ADDRESSES,
@@ -201,6 +213,7 @@ impl World {
             counters,
             counted: Vec::new(),
             devices,
+            ring: typed(&mut ebpf, names::TRACE_RING),
             ebpf,
             four,
             six,
@@ -225,6 +238,15 @@ impl World {
             let site = self.site(family);
             self.maps(family).fill(&site);
         }
+    }
+
+    /// What the programs have noted since this was asked last.
+    pub(crate) fn records(&mut self) -> Vec<Record> {
+        let mut records = Vec::new();
+        while let Some(bytes) = self.ring.next() {
+            records.push(bytemuck::pod_read_unaligned(&bytes));
+        }
+        records
     }
 
     /// What both families have in common.
