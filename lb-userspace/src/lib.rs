@@ -20,3 +20,4 @@ pub mod model;
 pub mod node;
 pub mod plan;
 pub mod source;
+pub mod trace;

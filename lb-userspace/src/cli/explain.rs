@@ -191,7 +191,7 @@ fn verified(pins: &PinDirectory, answer: Answer, probe: &Probe) -> Result<Answer
 }
 
 /// A line of the status; `None`: it is of a later version.
-fn served(report: &ServiceReport) -> Option<Served> {
+pub(super) fn served(report: &ServiceReport) -> Option<Served> {
     let (namespace, name) = report.service.split_once('/')?;
     let protocols = [Protocol::Tcp, Protocol::Udp, Protocol::Sctp];
     Some(Served {

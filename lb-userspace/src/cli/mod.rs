@@ -6,6 +6,7 @@ mod dump;
 mod explain;
 mod run;
 mod status;
+mod trace;
 
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -30,6 +31,7 @@ const EXAMPLES: &str = "Examples:
   lb-agent status                                          what is served, and on which devices
   lb-agent counters                                        what became of packets, and why
   lb-agent explain --from node/n1 --to service/ns/web      who answers, or why nobody does, and what would help
+  lb-agent trace --to service/ns/web                       what each packet to it meets, step by step
   lb-agent detach                                          take everything out of the kernel again";
 
 #[derive(Subcommand, Debug)]
@@ -45,6 +47,8 @@ enum Command {
     Dump(dump::DumpArgs),
     /// Say what becomes of a connection, and why: from this client to this address, by which node, to which backends.
     Explain(Box<explain::ExplainArgs>),
+    /// Show every step that packets take through the programs of this node, as they take it.
+    Trace(trace::TraceArgs),
     /// Take programs, maps, lb0 and its routes out of the kernel. The agent must not be running.
     Detach(detach::DetachArgs),
 }
@@ -138,6 +142,7 @@ impl Cli {
             Command::Counters(args) => counters::print(&args),
             Command::Dump(args) => dump::print(args),
             Command::Explain(args) => explain::print(*args).await,
+            Command::Trace(args) => trace::print(args).await,
             Command::Detach(args) => detach::detach(args).await,
         }
     }

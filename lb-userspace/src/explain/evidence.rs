@@ -32,7 +32,7 @@ impl fmt::Display for Evidence {
 }
 
 /// A value of a map.
-pub(super) trait Shown {
+pub(crate) trait Shown {
     /// As bpftool shows it.
     fn value(&self) -> Value;
     /// What it means.
@@ -40,7 +40,7 @@ pub(super) trait Shown {
 }
 
 /// The look-up of `key` in `map`.
-pub(super) fn evidence<V: Shown>(
+pub(crate) fn evidence<V: Shown>(
     map: &'static str,
     key: Value,
     asked: String,
@@ -56,17 +56,17 @@ pub(super) fn evidence<V: Shown>(
 }
 
 /// An address as a value of its own.
-pub(super) fn bytes(address: &impl AsRef<[u8]>) -> Value {
+pub(crate) fn bytes(address: &impl AsRef<[u8]>) -> Value {
     json!({ "bytes": address.as_ref() })
 }
 
 /// An address and a port.
-pub(super) fn at(address: impl Into<IpAddr>, port: u16) -> String {
+pub(crate) fn at(address: impl Into<IpAddr>, port: u16) -> String {
     std::net::SocketAddr::new(address.into(), port).to_string()
 }
 
 /// The key of a frontend, for people.
-pub(super) fn frontend_name<A: Copy + Into<IpAddr>>(key: &FrontendKey<A>) -> String {
+pub(crate) fn frontend_name<A: Copy + Into<IpAddr>>(key: &FrontendKey<A>) -> String {
     let address: IpAddr = key.address.into();
     if key.is_mark() {
         return format!("{address}, any port");
@@ -81,12 +81,12 @@ pub(super) fn frontend_name<A: Copy + Into<IpAddr>>(key: &FrontendKey<A>) -> Str
 }
 
 /// The key of a frontend, as bpftool shows it.
-pub(super) fn frontend_key<A: AsRef<[u8]>>(key: &FrontendKey<A>) -> Value {
+pub(crate) fn frontend_key<A: AsRef<[u8]>>(key: &FrontendKey<A>) -> Value {
     json!({ "address": bytes(&key.address), "port": key.port, "protocol": key.protocol, "reserved": key.reserved })
 }
 
 /// The key of a range, as bpftool shows it.
-pub(super) fn range_key<A: AsRef<[u8]>>(key: &RangeKey<A>) -> Value {
+pub(crate) fn range_key<A: AsRef<[u8]>>(key: &RangeKey<A>) -> Value {
     json!({ "table": key.table, "address": bytes(&key.address) })
 }
 
@@ -96,7 +96,7 @@ pub(super) fn prefix_key(bits: u32, data: &Value) -> Value {
 }
 
 /// The key of a client's record, as bpftool shows it.
-pub(super) fn affinity_key<A: AsRef<[u8]>>(key: &AffinityKey<A>) -> Value {
+pub(crate) fn affinity_key<A: AsRef<[u8]>>(key: &AffinityKey<A>) -> Value {
     json!({ "service": key.service, "client": bytes(&key.client) })
 }
 

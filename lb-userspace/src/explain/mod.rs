@@ -14,7 +14,7 @@
 mod answer;
 mod cells;
 mod cluster;
-mod evidence;
+pub(crate) mod evidence;
 mod explainer;
 mod facts;
 mod inquiry;

@@ -14,6 +14,7 @@ mod pin;
 pub mod probe;
 mod sockets;
 mod tc;
+mod tracer;
 mod xdp;
 
 pub use attach::{AttachError, Attachments, Target};
@@ -24,4 +25,5 @@ pub use pin::{PinDirectory, PinDirectoryError};
 pub use probe::ProbeError;
 pub use sockets::{AtSockets, ConnectHooks, SocketOptions, UnknownConnectHooks};
 pub use tc::{Direction, TcAttach, UnknownTcAttach};
+pub use tracer::{Tracer, TracerError};
 pub use xdp::{OnUplink, UnknownHook, UplinkHook, XdpError, XdpMode};

@@ -31,5 +31,6 @@ mod sockets;
 mod stale;
 mod startup;
 mod status;
+mod trace;
 mod transfer;
 mod uplinks;
