@@ -40,6 +40,7 @@ struct Bench {
     harness: Harness,
     agent: Instance,
     dry: Instance,
+    unwatched: Instance,
     next_client: u32,
 }
 
@@ -132,6 +133,7 @@ impl Bench {
             harness: Harness::load(object, ENTRIES)?,
             agent: load(ENTRIES, Memory::Flows)?,
             dry: load(4096, Memory::Dry)?,
+            unwatched: load(4096, Memory::Unwatched)?,
             next_client: NEW_CLIENTS,
             place,
         })
@@ -172,10 +174,10 @@ impl Bench {
     /// One sample, in nanoseconds a packet.
     fn sample(&mut self, case: &Case) -> Result<f64> {
         let first = self.prepare(case)?;
-        let instance = if case.whose == Whose::Dry {
-            &self.dry
-        } else {
-            &self.agent
+        let instance = match case.whose {
+            Whose::Dry => &self.dry,
+            Whose::Unwatched => &self.unwatched,
+            Whose::Bench | Whose::Agent => &self.agent,
         };
         let before = instance.counted()?;
         let (nanoseconds, verdict) = harness::time(self.entry(case)?, &case.input, case.repeat)?;
@@ -228,6 +230,7 @@ impl Bench {
             Whose::Bench => self.harness.program(&case.program),
             Whose::Agent => self.agent.program(&case.program),
             Whose::Dry => self.dry.program(&case.program),
+            Whose::Unwatched => self.unwatched.program(&case.program),
         }
     }
 
@@ -255,7 +258,7 @@ impl Bench {
         }
         let table = match case.whose {
             Whose::Bench => self.harness.flows(family),
-            Whose::Agent | Whose::Dry => self.agent.flows(family),
+            Whose::Agent | Whose::Dry | Whose::Unwatched => self.agent.flows(family),
         };
         let mut found = 0;
         for flow in first..first + runs {

@@ -14,6 +14,8 @@ pub(crate) enum Whose {
     Agent,
     /// The agent's, told to write nothing.
     Dry,
+    /// The agent's, but for the look whether somebody watches.
+    Unwatched,
 }
 
 /// How a program gets its packets.
@@ -76,7 +78,7 @@ impl At {
 }
 
 /// The target of a row.
-#[derive(Clone, PartialEq, Debug)]
+#[derive(Clone, Copy, PartialEq, Debug)]
 pub(crate) enum Bound {
     /// None: the row is for comparison.
     None,
@@ -84,6 +86,8 @@ pub(crate) enum Bound {
     Ratio(f64),
     /// At most so much more than the row's floor, in times of the empty program.
     AboveFloor(f64),
+    /// At most so many nanoseconds more than the row's floor.
+    Nanoseconds(f64),
 }
 
 /// A row.

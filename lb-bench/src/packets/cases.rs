@@ -150,13 +150,42 @@ pub(crate) fn rows(bench: &Bench, family: Family, flows: &Established) -> Vec<Ca
         // One hop further.
         Some(packet.clone().ttl(63).macs(UPLINK_MAC, NEIGHBOUR).build())
     };
-    vec![
+    let not_ours = Case {
+        way: Way::Direct,
+        counted: Some((Hook::UplinkXdp, Outcome::PassedNotOurs)),
+        ..xdp("not-ours", &family.segment(client, family.stranger()))
+    };
+    let reply_not_ours = Case {
+        way: Way::Direct,
+        counted: Some((Hook::UplinkOut, Outcome::PassedNotOurs)),
+        ..base(
+            "reply-not-ours",
+            At::Tc,
+            "uplink_out",
+            bench.leaves(&family.segment(unknown, family.stranger())),
+        )
+    };
+    // What the look whether somebody watches adds: to the packets for which it is most.
+    let watchable = |case: &Case| {
+        let without = format!("{}-without-trace", case.id);
+        let with = Case {
+            id: format!("{}-trace-off", case.id),
+            bound: Bound::Nanoseconds(2.0),
+            floor: Some(without.clone()),
+            ..case.clone()
+        };
+        let without = Case {
+            id: without,
+            whose: Whose::Unwatched,
+            ..case.clone()
+        };
+        [without, with]
+    };
+    let mut rows = vec![
         Case {
-            way: Way::Direct,
-            counted: Some((Hook::UplinkXdp, Outcome::PassedNotOurs)),
             bound: Bound::Ratio(2.5),
             floor: floor("xdp", "address"),
-            ..xdp("not-ours", &family.segment(client, family.stranger()))
+            ..not_ours.clone()
         },
         Case {
             counted: Some((Hook::UplinkXdp, Outcome::ForwardedFlow)),
@@ -262,18 +291,13 @@ pub(crate) fn rows(bench: &Bench, family: Family, flows: &Established) -> Vec<Ca
             )
         },
         Case {
-            way: Way::Direct,
-            counted: Some((Hook::UplinkOut, Outcome::PassedNotOurs)),
             bound: Bound::Ratio(2.8),
             floor: floor("tc", "reply"),
-            ..base(
-                "reply-not-ours",
-                At::Tc,
-                "uplink_out",
-                bench.leaves(&family.segment(unknown, family.stranger())),
-            )
+            ..reply_not_ours.clone()
         },
-    ]
+    ];
+    rows.extend([&not_ours, &reply_not_ours].into_iter().flat_map(watchable));
+    rows
 }
 
 /// The floors of a family.

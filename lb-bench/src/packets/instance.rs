@@ -39,13 +39,15 @@ type Slots = Box<dyn FnMut() -> Result<()>>;
 /// The programs that are measured.
 const PROGRAMS: [&str; 3] = ["uplink_xdp", "uplink_in", "uplink_out"];
 
-/// Whether new flows are remembered.
+/// What an instance does beside its work.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Memory {
     /// As in the agent.
     Flows,
     /// Everything is decided, nothing is written.
     Dry,
+    /// As in the agent, but nobody can watch (`lb-agent trace`).
+    Unwatched,
 }
 
 impl Instance {
@@ -61,8 +63,14 @@ impl Instance {
             loader.map_max_entries(name, flows);
         }
         loader.map_max_entries(names::MAGLEV, MAGLEV);
-        if memory == Memory::Dry {
-            loader.override_global("DRY_RUN", &1u8, false);
+        match memory {
+            Memory::Flows => {}
+            Memory::Dry => {
+                loader.override_global("DRY_RUN", &1u8, true);
+            }
+            Memory::Unwatched => {
+                loader.override_global("TRACED", &2u8, true);
+            }
         }
         let mut ebpf = loader
             .load(load::embedded()?)

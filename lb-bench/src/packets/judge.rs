@@ -51,12 +51,19 @@ fn judge(case: &Case, cases: &[Case], samples: &Samples, document: &mut Document
         .as_ref()
         .and_then(|id| cases.iter().find(|case| case.id == *id))
         .and_then(|floor| ratios(floor, samples));
+    let empty =
+        figures_of(&baseline(case.at, case.family, Way::Direct), samples).map_or(f64::NAN, |empty| empty.min);
     let limit = match case.bound {
         Bound::None => None,
         Bound::Ratio(limit) => Some(limit),
         Bound::AboveFloor(more) => Some(floor.map_or(0.0, |floor| floor.min + more)),
+        Bound::Nanoseconds(more) => Some(floor.map_or(0.0, |floor| floor.min + more / empty)),
     };
-    let target = limit.map_or(String::new(), |limit| format!("<= {limit:.2}"));
+    let target = match (case.bound, limit) {
+        (Bound::Nanoseconds(more), _) => format!("<= {more:.2} ns above the floor"),
+        (_, Some(limit)) => format!("<= {limit:.2}"),
+        (_, None) => String::new(),
+    };
     let figures = samples
         .get(&case.id)
         .map(|taken| taken.as_deref().map(Figures::of));
@@ -78,7 +85,11 @@ fn judge(case: &Case, cases: &[Case], samples: &Samples, document: &mut Document
                 case.id, figures.min, figures.median, ratio.min, ratio.median
             );
             let ok = limit.is_none_or(|limit| ratio.min <= limit);
-            (line, format!("{:.2}", ratio.min), ok)
+            let seen = match (case.bound, floor) {
+                (Bound::Nanoseconds(_), Some(floor)) => format!("{:.2} ns", (ratio.min - floor.min) * empty),
+                _ => format!("{:.2}", ratio.min),
+            };
+            (line, seen, ok)
         }
         (Some(Err(error)), _) => (format!("{:<40} {error}", case.id), error.to_owned(), false),
         _ => (
