@@ -8,6 +8,7 @@ mod devices;
 mod events;
 mod health;
 pub mod heap;
+pub mod live;
 pub mod lock;
 mod metrics;
 pub mod report;
@@ -109,7 +110,9 @@ pub async fn run(config: Config) -> Result<()> {
             "kubernetes".to_owned()
         }
         SourceConfig::Directory(folder) => {
-            let name = folder.display().to_string();
+            // Whoever reads the status may be somewhere else.
+            let absolute = std::path::absolute(&folder).unwrap_or_else(|_| folder.clone());
+            let name = absolute.display().to_string();
             source::directory::spawn(folder, annotations, events_sender);
             name
         }

@@ -5,7 +5,11 @@ use std::{collections::HashMap, time::Duration};
 use lb_userspace::{
     kubernetes::Annotations,
     model::{Change, Index, NodeIdentity, ObjectKey},
-    source::{Event, SourceStatus, kubernetes::spawn},
+    source::{
+        Event, SourceStatus,
+        kubernetes::{KubeOptions, spawn},
+        named::{self, NamedError},
+    },
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -148,4 +152,108 @@ async fn a_watch_that_ends_with_410_is_followed_by_a_new_list() {
     assert!(applied["web"] >= 2, "{applied:?}");
     assert!(status.failures[0].message.contains("(410)"), "{status:?}");
     assert_eq!(status.failures[0].what, "Services");
+}
+
+/// A kubeconfig for a server, removed with the value.
+struct Kubeconfig(std::path::PathBuf);
+
+impl Kubeconfig {
+    fn of(name: &str, server: &str) -> Self {
+        let path = std::env::temp_dir().join(format!("lb-scripted-{}-{name}", std::process::id()));
+        let text = format!(
+            "{{apiVersion: v1, kind: Config, current-context: x, contexts: [{{name: x, context: {{cluster: x, user: x}}}}], \
+             clusters: [{{name: x, cluster: {{server: '{server}'}}}}], users: [{{name: x, user: {{}}}}]}}"
+        );
+        std::fs::write(&path, text).expect("there is a folder for such files");
+        Self(path)
+    }
+
+    fn options(&self) -> KubeOptions {
+        KubeOptions {
+            kubeconfig: Some(self.0.clone()),
+            ..KubeOptions::default()
+        }
+    }
+}
+
+impl Drop for Kubeconfig {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+#[tokio::test]
+async fn one_object_is_told_by_its_name_or_why_it_is_not() {
+    const POD: &str = r#"{"metadata":{"name":"web-0","namespace":"shop"},"spec":{"containers":[],"nodeName":"node-a"},"status":{"podIPs":[{"ip":"10.1.0.5"}]}}"#;
+    const NODE: &str = r#"{"metadata":{"name":"node-b"},"status":{"addresses":[{"type":"InternalIP","address":"192.0.2.2"}]}}"#;
+    const DENIED: &str = r#"{"kind":"Status","apiVersion":"v1","status":"Failure","message":"no, not you","reason":"Forbidden","code":403}"#;
+    const ABSENT: &str = r#"{"kind":"Status","apiVersion":"v1","status":"Failure","message":"not found","reason":"NotFound","code":404}"#;
+    let server = serve(&[
+        (&["/namespaces/shop/pods/web-0"], 200, POD),
+        (&["/namespaces/shop/pods/secret"], 403, DENIED),
+        (&["/nodes/node-b"], 200, NODE),
+        (&["/"], 404, ABSENT),
+    ])
+    .await;
+    let kubeconfig = Kubeconfig::of("told", &server);
+    let options = kubeconfig.options();
+    let pod = async |name: &str| named::pod(&options, &ObjectKey::new("shop", name)).await;
+    let web = pod("web-0").await.expect("it is there");
+    assert_eq!(web.addresses, ["10.1.0.5".parse().expect("an address")].into());
+    assert_eq!(web.node.as_deref(), Some("node-a"));
+    let node = named::node(&options, "node-b").await.expect("it is there");
+    assert_eq!(
+        node.addresses,
+        ["192.0.2.2".parse::<std::net::IpAddr>().expect("an address")]
+    );
+    let says = |error: NamedError, words: &[&str]| {
+        let text = error.to_string();
+        assert!(words.iter().all(|word| text.contains(word)), "{text}");
+    };
+    says(
+        pod("secret").await.unwrap_err(),
+        &[
+            "Pod shop/secret",
+            "`get` pods",
+            "no, not you",
+            "--kubeconfig",
+            "address",
+        ],
+    );
+    says(
+        pod("none").await.unwrap_err(),
+        &["no Pod shop/none", "kubectl get pods"],
+    );
+    says(
+        named::node(&options, "none").await.unwrap_err(),
+        &["no Node none", "kubectl get nodes"],
+    );
+}
+
+#[tokio::test]
+async fn a_server_that_does_not_answer_is_not_waited_for() {
+    // It takes connections, and says nothing.
+    let silent = TcpListener::bind("127.0.0.1:0")
+        .await
+        .expect("loopback has free ports");
+    let server = format!("http://{}", silent.local_addr().expect("it is bound"));
+    let kubeconfig = Kubeconfig::of("silent", &server);
+    let start = std::time::Instant::now();
+    let error = named::pod(&kubeconfig.options(), &ObjectKey::new("shop", "web-0"))
+        .await
+        .unwrap_err();
+    let text = error.to_string();
+    assert!(
+        text.contains("Pod shop/web-0") && text.contains("not answered") && text.contains("--manifests"),
+        "{text}"
+    );
+    assert!(start.elapsed() < Duration::from_secs(8), "{:?}", start.elapsed());
+
+    let nobody = Kubeconfig::of("nobody", "http://127.0.0.1:1");
+    let error = named::node(&nobody.options(), "node-b").await.unwrap_err();
+    let text = format!("{error}: {:?}", std::error::Error::source(&error));
+    assert!(
+        text.contains("Node node-b") && text.contains("--manifests") && text.contains("refused"),
+        "{text}"
+    );
 }

@@ -1,34 +1,29 @@
 //! `lb-agent explain`: who reaches what, and why.
 
 use std::{
-    fs,
     io::{self, Write as _},
-    net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
 };
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
-use lb_common::abi::{FrontendKind, Protocol, V4, V6};
 
-use super::{AnnotationArgs, InstanceArgs, Output};
+use super::{AnnotationArgs, InstanceArgs, Output, named, server::ServerArgs};
 use crate::{
-    agent::report::{Report, ServiceReport},
+    agent::live::LiveNode,
     config::Instance,
-    explain::{
-        Answer, Client, Cluster, Destination, Live, LiveRoute, Probe, Question, Served, explain, explain_live,
-    },
+    explain::{Answer, Client, Cluster, Destination, Probe, Question, explain, explain_live, wanted},
     kubernetes::Annotations,
     load::{DryRun, PinDirectory},
-    maps::{Lookup as _, bpf::Pinned},
-    model::{FrontendAddress, ObjectKey, Problem},
-    node::{self, Prefix},
-    source::{directory, pods},
+    node::Prefix,
+    source::{directory, kubernetes::KubeOptions, pods},
 };
 
 /// Flags of `lb-agent explain`.
 #[derive(Args, Debug)]
 #[command(after_long_help = EXAMPLES)]
+// Only manifests have annotations: maps hold what has become of them.
+#[command(mut_arg("pass_through", |flag| flag.requires("manifests")))]
 pub(super) struct ExplainArgs {
     /// Who connects: pod/NAMESPACE/NAME, node/NAME (a process of the node, or a hostNetwork pod) or an address.
     #[arg(long, value_name = "CLIENT")]
@@ -42,7 +37,7 @@ pub(super) struct ExplainArgs {
     via: Option<String>,
     /// A directory of manifests to ask about: Services, EndpointSlices and Nodes, as `kubectl get -o yaml`
     /// writes them; Pods too, for clients that are no endpoint. Without it: the maps of this node, as they are now.
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", conflicts_with = "ServerArgs")]
     manifests: Option<PathBuf>,
     /// With --manifests: a range that all ClusterIPs are from, as agents are told; may be repeated.
     #[arg(long, value_name = "CIDR", requires = "manifests")]
@@ -51,6 +46,8 @@ pub(super) struct ExplainArgs {
     /// (The kernel verifies it once more: that takes a second. Needs root.)
     #[arg(long, conflicts_with = "manifests")]
     verify: bool,
+    #[command(flatten)]
+    server: ServerArgs,
     #[command(flatten)]
     annotations: AnnotationArgs,
     /// How to print it.
@@ -65,11 +62,16 @@ const EXAMPLES: &str = "Examples:
   lb-agent explain --manifests dump --from pod/shop/cart-0 --to service/shop/db:5432
   lb-agent explain --manifests dump --from 203.0.113.7 --via node3 --to 192.0.2.30:80
   lb-agent explain --from 10.244.1.5 --to 192.168.0.2:30030/udp -o json        (on a node, as root)
+  lb-agent explain --from pod/shop/cart-0 --to service/shop/db --kubeconfig ~/.kube/config    (the same)
 
 The answer has the verdict, with the reason's name as in `lb-agent counters`; the rule in words; every hop; the
 backends with their shares and the address that each sees; the map entries that were read. If it is no, or costs
 something: what would change it, each remedy tried before it is shown, with its command. Nothing is sent, and
 nothing is changed.
+
+On a node, the maps do not name pods: a Pod, or (with --via) another Node, is looked up where the agent has its objects
+from. At an API server that is one request for the one object that is named, so the kubeconfig's user, whoever runs this,
+needs `get` on pods (and on nodes); the agent itself does not. Without a server, give the address.
 
 With --manifests every node is taken to run an agent with default settings, on a routed pod network.";
 
@@ -82,6 +84,7 @@ pub(super) async fn print(args: ExplainArgs) -> Result<()> {
         manifests,
         service_cidr,
         verify,
+        server,
         annotations,
         output,
         instance,
@@ -89,7 +92,7 @@ pub(super) async fn print(args: ExplainArgs) -> Result<()> {
     let question = Question { from, to, via };
     let answers = match manifests {
         Some(folder) => from_manifests(&folder, annotations.into(), &service_cidr, &question)?,
-        None => from_maps(&instance.into(), &question, verify).await?,
+        None => from_maps(&instance.into(), server.into(), &question, verify).await?,
     };
     let text = match output {
         Output::Text => answers
@@ -131,49 +134,22 @@ fn from_manifests(
     Ok(explain(&cluster, question)?)
 }
 
-async fn from_maps(instance: &Instance, question: &Question, verify: bool) -> Result<Vec<Answer>> {
-    let file = instance.status_file();
-    let report = fs::read(&file).with_context(|| {
-        format!(
-            "no agent of instance `{}` has run here: cannot read {}; ask on a node, or with --manifests",
-            instance.name,
-            file.display()
-        )
-    })?;
-    let report: Report = serde_json::from_slice(&report)
-        .with_context(|| format!("{} was written by an agent of another version", file.display()))?;
-    let pins = PinDirectory::new(&instance.bpffs, &instance.name)?;
-    let v4 = Pinned::<V4>::open(|name| pins.map(name))?;
-    let v6 = Pinned::<V6>::open(|name| pins.map(name))?;
-    let snapshot = node::snapshot().await?;
-    let (shift, lb0) = v4.node()?.map_or((0, 0), |node| (node.tick_shift, node.lb0));
-    // Those to lb0 that are only for the node's own processes are in a table of the agent's.
-    let routes = (snapshot.routes.iter()).filter(|route| route.main || (lb0 != 0 && route.device == lb0));
-    let live = Live {
-        node: report.node,
-        devices: v4.devices()?.into_iter().collect(),
-        v4: &v4,
-        v6: &v6,
-        routes: routes
-            .map(|route| LiveRoute {
-                prefix: (route.destination.address(), route.destination.length()),
-                device: route.device,
-                metric: route.metric,
-            })
-            .collect(),
-        services: report.services.iter().filter_map(served).collect(),
-        problems: (report.problems.into_iter())
-            .map(|problem| Problem {
-                object: problem.object,
-                message: problem.message,
-            })
-            .collect(),
-        tick: node::jiffies().map_or(0, |jiffies| (jiffies >> shift) as u32),
+async fn from_maps(
+    instance: &Instance,
+    kube: KubeOptions,
+    question: &Question,
+    verify: bool,
+) -> Result<Vec<Answer>> {
+    let node = LiveNode::open(instance).await?;
+    let named = match wanted(question, node.name())? {
+        Some(who) => Some(named::look_up(who, kube, node.source()).await?),
+        None => None,
     };
+    let live = node.live(named)?;
     let answers = explain_live(&live, question)?.into_iter();
     answers
         .map(|(answer, probe)| match probe.filter(|_| verify) {
-            Some(probe) => verified(&pins, answer, &probe),
+            Some(probe) => verified(&node.pins, answer, &probe),
             None => Ok(answer),
         })
         .collect()
@@ -190,39 +166,51 @@ fn verified(pins: &PinDirectory, answer: Answer, probe: &Probe) -> Result<Answer
     Ok(Answer { verified, ..answer })
 }
 
-/// A line of the status; `None`: it is of a later version.
-pub(super) fn served(report: &ServiceReport) -> Option<Served> {
-    let (namespace, name) = report.service.split_once('/')?;
-    let protocols = [Protocol::Tcp, Protocol::Udp, Protocol::Sctp];
-    Some(Served {
-        key: ObjectKey::new(namespace, name),
-        port_name: report.port_name.clone(),
-        protocol: protocols
-            .into_iter()
-            .find(|protocol| protocol.to_string() == report.protocol)?,
-        frontends: report
-            .frontends
-            .iter()
-            .filter_map(|text| frontend(text))
-            .collect(),
-    })
-}
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
 
-fn frontend(text: &str) -> Option<FrontendAddress> {
-    let (kind, place) = text.split_once(' ')?;
-    let kinds = [
-        FrontendKind::ClusterIp,
-        FrontendKind::NodePort,
-        FrontendKind::LoadBalancer,
-        FrontendKind::ExternalIp,
-    ];
-    let kind = kinds.into_iter().find(|known| format!("{known:?}") == kind)?;
-    let (address, port): (Option<IpAddr>, u16) = match place.strip_prefix("*:") {
-        Some(port) => (None, port.parse().ok()?),
-        None => {
-            let place: SocketAddr = place.parse().ok()?;
-            (Some(place.ip()), place.port())
+    use super::*;
+
+    #[derive(Parser, Debug)]
+    struct Only {
+        #[command(flatten)]
+        args: ExplainArgs,
+    }
+
+    fn parse(line: &str) -> Result<ExplainArgs, String> {
+        let always = ["explain", "--from", "10.1.0.5", "--to", "172.30.0.10:80"];
+        let words = always.into_iter().chain(line.split_whitespace());
+        let parsed = Only::try_parse_from(words).map_err(|error| error.to_string());
+        parsed.map(|only| only.args)
+    }
+
+    #[test]
+    fn flags_that_would_be_ignored_are_refused() {
+        let annotations = parse("--pass-through-annotations example.com/past").unwrap_err();
+        assert!(annotations.contains("--manifests"), "{annotations}");
+        let cidr = parse("--service-cidr 172.30.0.0/16").unwrap_err();
+        assert!(cidr.contains("--manifests"), "{cidr}");
+        for flag in [
+            "--kubeconfig x",
+            "--context x",
+            "--api-server https://x",
+            "--verify",
+        ] {
+            let both = parse(&format!("--manifests . {flag}")).unwrap_err();
+            assert!(both.contains("cannot be used with"), "{flag}: {both}");
         }
-    };
-    Some(FrontendAddress { address, port, kind })
+    }
+
+    #[test]
+    fn what_goes_together_is_taken() {
+        assert!(parse("--manifests . --pass-through-annotations example.com/past").is_ok());
+        let args = parse("--kubeconfig x --context y --api-server https://z").unwrap();
+        let options = KubeOptions {
+            kubeconfig: Some("x".into()),
+            context: Some("y".into()),
+            server: Some("https://z".into()),
+        };
+        assert_eq!(KubeOptions::from(args.server), options);
+    }
 }

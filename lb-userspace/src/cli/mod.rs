@@ -4,7 +4,9 @@ mod counters;
 mod detach;
 mod dump;
 mod explain;
+mod named;
 mod run;
+mod server;
 mod status;
 mod trace;
 

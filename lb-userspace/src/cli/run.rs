@@ -5,12 +5,11 @@ use std::{fs, net::SocketAddr, ops::RangeInclusive, path::PathBuf, time::Duratio
 use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
 
-use super::{AnnotationArgs, InstanceArgs};
+use super::{AnnotationArgs, InstanceArgs, server::ServerArgs};
 use crate::{
     config::{Config, HealthSettings, SourceConfig, TestSettings},
     load::{ConnectHooks, SocketOptions, TcAttach, UplinkHook},
     node::{DeviceOverride, Hints, Prefix},
-    source::kubernetes::KubeOptions,
 };
 
 /// Where Services come from.
@@ -31,16 +30,8 @@ pub(super) struct RunArgs {
     /// The directory of manifests, for `--source dir`.
     #[arg(long, value_name = "DIR", required_if_eq("source", "dir"))]
     manifests: Option<PathBuf>,
-    /// Kubeconfig file; otherwise $KUBECONFIG, ~/.kube/config, or the ServiceAccount of the pod.
-    #[arg(long, value_name = "FILE")]
-    kubeconfig: Option<PathBuf>,
-    /// Context in the kubeconfig file; otherwise its current one.
-    #[arg(long, value_name = "NAME")]
-    context: Option<String>,
-    /// The API server, as https://HOST:PORT. Needed in a pod when nobody else serves the address of the
-    /// Service `kubernetes`.
-    #[arg(long, value_name = "URL")]
-    api_server: Option<String>,
+    #[command(flatten)]
+    server: ServerArgs,
     /// Name of this node's Node object, and of this node in EndpointSlices. With `--source dir` it
     /// may be left out: then it is the machine's host name.
     #[arg(long, value_name = "NAME", env = "NODE_NAME")]
@@ -161,9 +152,7 @@ impl RunArgs {
         let Self {
             source,
             manifests,
-            kubeconfig,
-            context,
-            api_server,
+            server,
             node_name,
             instance,
             devices,
@@ -202,11 +191,7 @@ impl RunArgs {
             source: match (source, manifests) {
                 (Source::Dir, Some(folder)) => SourceConfig::Directory(readable(folder)?),
                 (Source::Dir, None) => bail!("--source dir needs --manifests DIR"),
-                (Source::Kubernetes, _) => SourceConfig::Kubernetes(KubeOptions {
-                    kubeconfig,
-                    context,
-                    server: api_server,
-                }),
+                (Source::Kubernetes, _) => SourceConfig::Kubernetes(server.into()),
             },
             annotations: annotations.into(),
             instance: instance.into(),

@@ -18,6 +18,7 @@ use super::{
     cells::{Cell, Party, SOURCE_PORT},
     explainer::{ExplainError, unknown},
     inquiry::{Finding, Node, Packet, inquire},
+    named::{Named, wanted},
     overlay::Without,
     position::{Position, Ways},
     probe::Probe,
@@ -45,6 +46,8 @@ pub struct Live<'a> {
     pub services: Vec<Served>,
     /// What is wrong with objects.
     pub problems: Vec<Problem>,
+    /// Who the question names, where that has to be looked up, see [`wanted`].
+    pub named: Option<Named>,
     /// The clock of its programs.
     pub tick: u32,
 }
@@ -81,18 +84,22 @@ pub fn explain_live(
     live: &Live<'_>,
     question: &Question,
 ) -> Result<Vec<(Answer, Option<Probe>)>, ExplainError> {
-    if let Some(via) = question.via.as_ref().filter(|via| **via != live.node) {
-        return unknown(format!(
-            "this is node {}, and the maps here are its own: ask on node {via}, or of all nodes with --manifests",
-            live.node
-        ));
-    }
+    let by_name = wanted(question, &live.node)?.is_some();
     let destinations = live.destinations(&question.to)?;
     let mut answers = Vec::new();
     for (to, protocol) in destinations {
-        let Some((client, position)) = live.client(&question.from, to.ip())? else {
+        let found = if by_name {
+            live.named_client(question, to.is_ipv6())?
+        } else {
+            live.client(&question.from, to.is_ipv6())?
+        };
+        let Some((mut client, position)) = found else {
             continue;
         };
+        // A process that talks to its own node does so from the very address.
+        if position == Position::Node && live.is_own(to.ip())? {
+            client.addresses = vec![to.ip()];
+        }
         let cell = Cell {
             packet: Packet {
                 from: SocketAddr::new(client.addresses[0], SOURCE_PORT),
@@ -143,24 +150,11 @@ impl Live<'_> {
     }
 
     /// The client, and as what the node sees it; `None`: it has no address of the family.
-    fn client(&self, client: &Client, to: IpAddr) -> Result<Option<(Party, Position)>, ExplainError> {
-        let ipv6 = to.is_ipv6();
+    fn client(&self, client: &Client, ipv6: bool) -> Result<Option<(Party, Position)>, ExplainError> {
         let (name, address) = match client {
-            Client::Pod(key) => {
-                return unknown(format!(
-                    "the maps do not name pods: give the address of Pod {key} (kubectl get pod {} -n {} -o wide), or ask with \
-                     --manifests",
-                    key.name, key.namespace
-                ));
-            }
-            Client::Node(name) if *name != self.node => {
-                return unknown(format!(
-                    "this is node {}: ask on node {name}, or of all nodes with --manifests",
-                    self.node
-                ));
-            }
-            Client::Node(name) => (format!("node {name}"), self.own_address(ipv6)),
             Client::Address(address) => (address.to_string(), Some(*address)),
+            // Others are looked up.
+            Client::Pod(_) | Client::Node(_) => (format!("node {}", self.node), self.own_address(ipv6)),
         };
         let Some(address) = address.filter(|address| address.is_ipv6() == ipv6) else {
             return Ok(None);
@@ -170,18 +164,16 @@ impl Live<'_> {
             (_, SourceClass::Pod) => Position::Pod,
             (_, SourceClass::Outside) => Position::Outside,
         };
-        // A process that talks to its own node does so from the very address.
-        let to_itself = position == Position::Node && self.is_own(to)?;
         let party = Party {
             name,
-            addresses: vec![if to_itself { to } else { address }],
+            addresses: vec![address],
             home: (position != Position::Outside).then(|| (self.node.clone(), position)),
         };
         Ok(Some((party, position)))
     }
 
     /// The address that the node's processes mostly have.
-    fn own_address(&self, ipv6: bool) -> Option<IpAddr> {
+    pub(super) fn own_address(&self, ipv6: bool) -> Option<IpAddr> {
         let uplinks = self
             .devices
             .values()
@@ -203,7 +195,7 @@ impl Live<'_> {
         }))
     }
 
-    fn is_own(&self, address: IpAddr) -> Result<bool, MapError> {
+    pub(super) fn is_own(&self, address: IpAddr) -> Result<bool, MapError> {
         let found = match address {
             IpAddr::V4(ip) => self.v4.address(&ip.into())?,
             IpAddr::V6(ip) => self.v6.address(&ip.into())?,
@@ -298,7 +290,7 @@ impl Live<'_> {
 
     /// The ClusterIP of the Service port that is asked for, for clients of this node.
     fn cluster_ip(&self, cell: &Cell) -> Option<(ObjectKey, SocketAddr)> {
-        cell.client.home.as_ref()?;
+        cell.client.home.as_ref().filter(|(home, _)| *home == self.node)?;
         let Packet { to, protocol, .. } = cell.packet;
         let served = self.served(to, protocol)?;
         let mut frontends = served.frontends.iter();

@@ -5,6 +5,7 @@ pub mod directory;
 pub mod events;
 pub mod kubernetes;
 mod manifest;
+pub mod named;
 pub mod pods;
 mod watch;
 

@@ -103,6 +103,7 @@ fn check(test: &str, network: PodNetwork) {
     evidence_is_what_bpftool_shows(&cluster);
     the_backend_that_a_client_had_is_known(&cluster);
     verifying_leaves_nothing_behind(&cluster);
+    a_pod_is_known_where_the_agent_has_its_objects_from(&cluster);
 
     let (mut judged, mut unanswered) = (Vec::new(), Vec::new());
     for (number, cell) in drawn(Cell::all(network), sample, seed).into_iter().enumerate() {
@@ -254,6 +255,32 @@ fn the_backend_that_a_client_had_is_known(cluster: &Cluster) {
         let notes = answers[0]["notes"].to_string();
         assert!(notes.contains(&had.to_string()), "{had} is not in {notes}");
     }
+}
+
+/// The agent's own directory tells who a pod is; the answer is that of its address.
+fn a_pod_is_known_where_the_agent_has_its_objects_from(cluster: &Cluster) {
+    let place = cluster.lab.at("pod3-1").expect("it is there");
+    let [ipv4, ipv6] = Family::BOTH.map(|family| place.ip(family));
+    let pod = json!({
+        "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "asks", "namespace": "shop"},
+        "spec": {"nodeName": "node3"}, "status": {"podIPs": [{"ip": ipv4}, {"ip": ipv6}]},
+    });
+    cluster.write_file("pods.yaml", &pod.to_string());
+    let ask = |node, from: &str, to: &str| {
+        cluster.agent(node, &["explain", "--from", from, "--to", to, "-o", "json"])
+    };
+    for (family, address) in Family::BOTH.into_iter().zip([ipv4, ipv6]) {
+        let to = Address::LoadBalancer.socket(cluster, family, 10, 0).to_string();
+        let [named, plain] = ["pod/shop/asks", &address.to_string()].map(|from| ask(2, from, &to));
+        assert_eq!(told::Told::of(&named), told::Told::of(&plain));
+        let (elsewhere, success) = ask(0, "pod/shop/asks", &to);
+        assert!(!success && elsewhere.contains("ask on node node3"), "{elsewhere}");
+    }
+    let (unknown, success) = ask(2, "pod/shop/none", "10.0.0.1:80");
+    assert!(
+        !success && unknown.contains("Pod shop/none is not among the manifests"),
+        "{unknown}"
+    );
 }
 
 /// The program that sees the packet remembers neither a flow nor a client.

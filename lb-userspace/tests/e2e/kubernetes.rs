@@ -1,4 +1,7 @@
-//! A node that follows a real API server: a Service made there is served, one deleted there is not.
+//! A node that follows a real API server: a Service made there is served, one deleted there is not; and it is explained
+//! by the names that objects have there.
+
+mod asked;
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -102,6 +105,7 @@ fn what_the_api_server_has_is_what_is_served_as_root() {
         }
     };
     answered_by(&["pod1-1", "pod1-2"]);
+    asked::check(&apis, &one, &[one.clone(), other.clone()]);
 
     // One endpoint goes; then the slice with the other; then the Service.
     let one_less =
