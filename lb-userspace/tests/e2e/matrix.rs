@@ -1,8 +1,9 @@
 //! The matrix: every kind of client to every address of every kind of Service, by real packets, compared with a table
-//! that was written by hand (`tests/matrix/expected.yaml`). `cargo xtask matrix` runs all of it; a sample is a part of the
-//! tests.
+//! that was written by hand (`tests/matrix/expected.yaml`), and with what `lb-agent explain` decides about the cell. `cargo
+//! xtask matrix` runs all of it; a sample is a part of the tests.
 
 mod cell;
+mod decision;
 mod expected;
 
 use std::{
@@ -18,11 +19,13 @@ use std::{
 };
 
 use lb_common::testing::chance::Chance;
-use lb_lab::{Netfilter, Options, PodNetwork, Proto, Shares, Topology};
+use lb_lab::{Netfilter, Options, PodNetwork, Proto, Topology};
+use lb_userspace::explain::Verdict;
 use serde_json::json;
 
 use self::{
     cell::{Backends, Cell, Client, Kind, Policy, Site, Target},
+    decision::Decided,
     expected::{Class, Source, Who},
 };
 use crate::{
@@ -207,13 +210,19 @@ fn try_all(site: Site, cells: &[Cell]) -> Vec<Judged> {
     let judged = Mutex::new(Vec::new());
     // To its own node a client's connections are translated by TC, elsewhere they may be direct ones. One client to one
     // backend from one port by both at a time is what nobody can tell apart, and labs have few ports.
-    let (own, others): (Vec<Cell>, Vec<Cell>) =
-        (cells.iter()).partition(|cell| cell.target == Target::NodePortOwn);
+    let decided = decision::all(&cluster, cells, |cell| socket(&cluster, cell));
+    let (own, others): (Vec<_>, Vec<_>) =
+        (cells.iter().zip(decided)).partition(|(cell, _)| cell.target == Target::NodePortOwn);
     for cells in [own, others] {
         let next = AtomicUsize::new(0);
         let work = || {
-            while let Some(cell) = cells.get(next.fetch_add(1, Ordering::Relaxed)) {
-                let one = judge(&cluster, &addresses, *cell, expected::of(&classes, cell));
+            while let Some((cell, decided)) = cells.get(next.fetch_add(1, Ordering::Relaxed)) {
+                let one = judge(
+                    &cluster,
+                    &addresses,
+                    (**cell, decided),
+                    expected::of(&classes, cell),
+                );
                 judged.lock().unwrap_or_else(PoisonError::into_inner).push(one);
             }
         };
@@ -258,10 +267,11 @@ fn socket(cluster: &Cluster, cell: &Cell) -> SocketAddr {
     address.socket(cluster, cell.family, number, port)
 }
 
+/// Three say what comes of a cell: the table, the decision, and packets. No two may differ.
 fn judge(
     cluster: &Cluster,
     addresses: &BTreeMap<&str, BTreeSet<IpAddr>>,
-    cell: Cell,
+    (cell, decided): (Cell, &Result<Decided, String>),
     class: &Class,
 ) -> Judged {
     let names: &[&str] = match class.who {
@@ -279,36 +289,55 @@ fn judge(
     let shares = place
         .probe_with(cell.proto, to, n, &options)
         .expect("the probe runs");
+    let names: BTreeSet<_> = names.iter().copied().collect();
+    let may_see =
+        |backend: &str, source: &IpAddr| may_see(addresses, &cell, class.source, backend).contains(source);
     let answered = if names.is_empty() {
         shares.all_silent()
     } else {
-        shares.all_answered() && shares.names() == names.iter().copied().collect()
+        shares.all_answered() && shares.names() == names
     };
-    let sources = shares.sources.iter().all(|(backend, sources)| {
-        let may_see = may_see(addresses, &cell, class.source, backend);
-        sources.iter().all(|source| may_see.contains(source))
-    });
-    let expected = match class.who {
+    let sources = (shares.sources.iter())
+        .all(|(backend, sources)| sources.iter().all(|source| may_see(backend, source)));
+    let (allowed, done, decision) = match decided {
+        Err(error) => (false, false, error.clone()),
+        Ok(decided) => {
+            let verdict = if names.is_empty() {
+                Verdict::Dropped
+            } else {
+                Verdict::Forwarded
+            };
+            let who: BTreeSet<_> = decided.backends.keys().map(String::as_str).collect();
+            let sources = (decided.backends.iter()).all(|(backend, source)| may_see(backend, source));
+            let allowed = decided.verdict == verdict && who == names && sources;
+            (allowed, decided.agrees(&shares), decided.to_string())
+        }
+    };
+    let table = match class.who {
         Who::Nobody => format!("silence ({})", class.class),
         _ => format!(
-            "{} of {}, source {:?} ({})",
-            n,
-            names.join(" and "),
+            "{n} of {}, source {:?} ({})",
+            names.iter().copied().collect::<Vec<_>>().join(" and "),
             class.source,
             class.class
         ),
     };
+    let mut seen = format!("{to}: {shares}");
+    for (holds, but) in [
+        (sources, "not these sources"),
+        (allowed, "the decision is not what the table says"),
+        (done, "not what was decided"),
+    ] {
+        if !holds {
+            seen = format!("{seen}; {but}");
+        }
+    }
     Judged {
         cell,
-        expected,
-        seen: seen(&shares, to, sources),
-        ok: answered && sources,
+        expected: format!("{table}; decided: {decision}"),
+        seen,
+        ok: answered && sources && allowed && done,
     }
-}
-
-fn seen(shares: &Shares, to: SocketAddr, sources: bool) -> String {
-    let but = if sources { "" } else { "; not these sources" };
-    format!("{to}: {shares}{but}")
 }
 
 /// The source addresses that a backend may see.

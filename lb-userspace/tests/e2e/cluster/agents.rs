@@ -7,7 +7,7 @@ use std::{
 
 use lb_common::abi::names;
 use lb_lab::wait_for;
-use lb_userspace::load::PinDirectory;
+use lb_userspace::{config::Instance, load::PinDirectory};
 
 use super::{Cluster, SETTLED};
 
@@ -68,16 +68,24 @@ impl Cluster {
 
     /// The arguments that name a node's instance.
     pub(crate) fn instance(&self, node: usize) -> [String; 6] {
-        let name = &self.agents[node].node;
-        let run = self.lab.folder().join(format!("{name}-run"));
+        let Instance { name, bpffs, run_dir } = self.instance_on(&self.agents[node].node);
         [
             "--bpffs".into(),
-            BPFFS.into(),
+            bpffs.to_string_lossy().into_owned(),
             "--instance".into(),
-            format!("{}{name}", self.lab.prefix()),
+            name,
             "--run-dir".into(),
-            run.to_string_lossy().into_owned(),
+            run_dir.to_string_lossy().into_owned(),
         ]
+    }
+
+    /// The instance of a node by its name.
+    pub(crate) fn instance_on(&self, node: &str) -> Instance {
+        Instance {
+            name: format!("{}{node}", self.lab.prefix()),
+            bpffs: BPFFS.into(),
+            run_dir: self.lab.folder().join(format!("{node}-run")),
+        }
     }
 
     /// Where a node's maps and links are pinned.
