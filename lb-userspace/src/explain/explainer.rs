@@ -53,18 +53,31 @@ pub fn explain(cluster: &Cluster, question: &Question) -> Result<Vec<Answer>, Ex
     Ok(answers)
 }
 
-/// Nodes that were asked about before.
-pub(super) struct Worlds<'a> {
+/// The nodes of a cluster, each made when it is first asked about: for many questions.
+#[derive(Debug)]
+pub struct Worlds<'a> {
     pub(super) cluster: &'a Cluster,
     made: BTreeMap<String, World>,
 }
 
 impl<'a> Worlds<'a> {
-    pub(super) fn new(cluster: &'a Cluster) -> Self {
+    /// No node was asked about yet.
+    #[must_use]
+    pub fn new(cluster: &'a Cluster) -> Self {
         Self {
             cluster,
             made: BTreeMap::new(),
         }
+    }
+
+    /// As [`explain`], without remedies: what is decided, and why.
+    ///
+    /// # Errors
+    /// As [`explain`].
+    pub fn decide(&mut self, question: &Question) -> Result<Vec<Answer>, ExplainError> {
+        let cells = cells(self.cluster, question)?;
+        let answers = cells.iter().map(|cell| Ok(answer(self, cell)?.0));
+        answers.collect()
     }
 
     fn of(&mut self, node: &str) -> Result<&World, ExplainError> {

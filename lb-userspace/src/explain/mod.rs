@@ -35,7 +35,7 @@ mod world;
 pub use answer::{Answer, Hop, Reached, Remedies, Remedy, Verdict};
 pub use cluster::{Cluster, PodObject};
 pub use evidence::Evidence;
-pub use explainer::{ExplainError, explain};
+pub use explainer::{ExplainError, Worlds, explain};
 pub use live::{Live, LiveRoute, Served, explain_live};
 pub use named::{Named, Wanted, wanted};
 pub use probe::{Probe, Verified};

@@ -1,5 +1,5 @@
-//! What `lb-agent explain` says of a cell, before a packet is sent: the decision of `lb_common` over the maps of the node
-//! that decides, made in this process.
+//! What `lb-agent explain` says of a cell, before a packet is sent: the decision of `lb_common`, made in this process, over
+//! the maps of the node that decides, and over maps in memory that are made of the manifests. Both must be the same.
 //!
 //! *Output*: for each cell who is to answer, and the address that each of them sees. *Not here*: what the table says
 //! (`expected`); both are compared with packets by `judge`.
@@ -14,7 +14,9 @@ use lb_common::abi::Protocol;
 use lb_lab::{PodNetwork, Proto, Shares};
 use lb_userspace::{
     agent::live::LiveNode,
-    explain::{self, Answer, Destination, Live, Question, Verdict, explain_live},
+    explain::{self, Answer, Destination, Live, Question, Verdict, Worlds, explain_live},
+    kubernetes::Annotations,
+    source::{directory, pods},
 };
 
 use super::cell::{Backends, Cell, Client};
@@ -39,19 +41,40 @@ pub(super) fn all(
         .iter()
         .map(|cell| (cell.node(), question(cluster, cell, to(cell))))
         .collect();
-    let mut answers = BTreeMap::new();
+    let mut live = BTreeMap::new();
     let nodes: BTreeSet<_> = asked.iter().map(|(node, _)| *node).collect();
     for node in nodes {
         let of_it: Vec<_> = (asked.iter().enumerate())
             .filter(|(_, (of, _))| *of == node)
             .map(|(place, (_, question))| (place, question))
             .collect();
-        answers.extend(on_node(cluster, node, &of_it));
+        live.extend(on_node(cluster, node, &of_it));
     }
-    let answers = answers.into_values();
-    (cells.iter().zip(answers))
-        .map(|(cell, answer)| decided(cluster, cell, answer?))
+    let objects = objects(cluster);
+    let mut worlds = Worlds::new(&objects);
+    let both = asked.iter().zip(live.into_values());
+    (cells.iter().zip(both))
+        .map(|(cell, ((_, question), live))| {
+            let made = worlds.decide(question).map_err(|error| error.to_string());
+            let live = decided(cluster, cell, live?)?;
+            let made = decided(cluster, cell, single(made?)?)?;
+            live.same_as(&made, cell)
+        })
         .collect()
+}
+
+/// What the manifests of the lab's agents say.
+fn objects(cluster: &Cluster) -> explain::Cluster {
+    let folder = cluster.lab.folder().join("manifests");
+    let changes = directory::read_once(&folder, Annotations::default()).expect("the manifests can be read");
+    let pods = pods::read(&folder).expect("the manifests can be read");
+    let mut objects = explain::Cluster::new(changes, pods);
+    let services = cluster.lab.topology().plan.services;
+    objects.service_cidrs = vec![
+        (services.v4.addr, services.v4.len),
+        (services.v6.addr, services.v6.len),
+    ];
+    objects
 }
 
 /// Asks one node, whose maps and routes are read once.
@@ -77,10 +100,14 @@ fn on_node(
 }
 
 fn ask(live: &Live<'_>, question: &Question) -> Result<Answer, String> {
-    let mut answers = explain_live(live, question).map_err(|error| error.to_string())?;
+    let answers = explain_live(live, question).map_err(|error| error.to_string())?;
+    single(answers.into_iter().map(|(answer, _)| answer).collect())
+}
+
+fn single(mut answers: Vec<Answer>) -> Result<Answer, String> {
     match (answers.pop(), answers.is_empty()) {
-        (Some((answer, _)), true) => Ok(answer),
-        (other, _) => Err(format!("no single answer: {other:?} {answers:?}")),
+        (Some(answer), true) => Ok(answer),
+        (last, _) => Err(format!("no single answer: {answers:?} {last:?}")),
     }
 }
 
@@ -140,6 +167,18 @@ fn behind_the_rules(cluster: &Cluster, cell: &Cell, backend: &str, source: IpAdd
 }
 
 impl Decided {
+    /// It, if the same was decided over maps that were made of the manifests. Those do not tell the addresses of tunnels
+    /// and bridges, which some backends see: they are taken to be of a routed network, see docs/explain.md.
+    fn same_as(self, made: &Self, cell: &Cell) -> Result<Self, String> {
+        let who = |decided: &Self| decided.backends.keys().cloned().collect::<Vec<_>>();
+        let sources = cell.site.network != PodNetwork::Routed || self.backends == made.backends;
+        let same = self.verdict == made.verdict && self.reason == made.reason && who(&self) == who(made);
+        if same && sources {
+            return Ok(self);
+        }
+        Err(format!("{self} by the node's maps, {made} by the manifests"))
+    }
+
     /// Whether packets did that, and nothing else.
     pub(super) fn agrees(&self, shares: &Shares) -> bool {
         match self.verdict {
