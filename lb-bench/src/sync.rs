@@ -1,6 +1,9 @@
-//! What it costs to follow a cluster: objects in memory to real maps, changes, and the agent's own memory.
+//! What it costs to follow a cluster: objects in memory to real maps, changes, the agent's own memory, and how long
+//! explaining takes among many Services.
 
 mod agent;
+mod explain;
+mod memory;
 mod objects;
 mod site;
 mod watched;
@@ -62,6 +65,8 @@ pub(crate) enum Part {
     Events,
     /// The agent's memory.
     Memory,
+    /// How long `lb-agent explain` takes.
+    Explain,
 }
 
 /// Measures these parts; `agent` is the agent's program.
@@ -78,7 +83,8 @@ pub(crate) fn measure(parts: &[Part], rounds: usize, agent: &Path) -> Result<Doc
             }
             Part::Tables => tables(&mut document)?,
             Part::Events => events(&mut document)?,
-            Part::Memory => self::agent::measure(agent, &mut document)?,
+            Part::Memory => memory::measure(agent, &mut document)?,
+            Part::Explain => explain::measure(agent, &mut document)?,
         }
     }
     Ok(document)

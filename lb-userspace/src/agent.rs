@@ -14,6 +14,7 @@ mod metrics;
 pub mod report;
 pub mod stale;
 mod taken;
+mod told;
 
 use std::{
     io,

@@ -40,7 +40,8 @@ pub(crate) enum BenchCommand {
     /// The agent's stages (join, plan, write) run on objects in memory and write the real maps; every write is
     /// counted. 1,000, 10,000 and 30,000 Services with ten endpoints each: everything at once, the same told again,
     /// one endpoint changed, all endpoints of a Service replaced. Then one change at a time through the
-    /// reconciler's thread, and the memory of a real agent that serves 10,000 Services from a folder.
+    /// reconciler's thread, the memory of a real agent that serves 10,000 Services from a folder, and how long
+    /// `lb-agent explain` takes there.
     Sync(SyncArgs),
 }
 
@@ -78,7 +79,7 @@ pub(crate) struct SyncArgs {
     /// How often everything is written at once; the best counts.
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
     rounds: u32,
-    /// Only this part: cost, tables, events or memory; may be repeated.
+    /// Only this part: cost, tables, events, memory or explain; may be repeated.
     #[arg(long = "part", value_name = "PART")]
     parts: Vec<String>,
 }

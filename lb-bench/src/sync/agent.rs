@@ -1,6 +1,8 @@
-//! The memory of a real agent that serves many Services from a folder of manifests.
+//! A real agent that serves many Services from a folder of manifests. *Not here*: what is measured of it (`memory`,
+//! `explain`).
 
 use std::{
+    ffi::OsString,
     fs,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
@@ -9,44 +11,39 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail, ensure};
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use super::{ENDPOINTS, SERVICES, check, objects, objects::Endpoints, say};
-use crate::{
-    document::Document,
-    namespace::{self, ip},
-};
+use super::{ENDPOINTS, SERVICES, objects, objects::Endpoints, say};
+use crate::namespace::{self, ip};
 
-/// Mebibytes.
-const MEMORY: f64 = 120.0;
 /// Services in one file.
 const PER_FILE: u32 = 250;
 /// How long the agent may take to serve everything.
 const LIMIT: Duration = Duration::from_secs(120);
 
-/// Starts the agent, waits until it serves everything, and reads its memory.
-pub(super) fn measure(agent: &Path, document: &mut Document) -> Result<()> {
+/// An agent that serves everything.
+pub(super) struct Served<'a> {
+    /// Its program.
+    pub(super) program: &'a Path,
+    /// The arguments that name its instance.
+    pub(super) instance: Vec<OsString>,
+    /// Its process.
+    pub(super) process: u32,
+}
+
+/// Starts the agent on [`SERVICES`] and `more` objects, of which so many are Services, waits until it serves them all, and
+/// does `work` in its network namespace.
+pub(super) fn served<T: Send>(
+    agent: &Path,
+    more: &[Value],
+    work: impl FnOnce(&Served<'_>) -> Result<T> + Send,
+) -> Result<T> {
     say(format!("an agent with {SERVICES} Services"));
-    let measured = thread::scope(|scope| scope.spawn(|| in_namespace(agent)).join());
-    let memory = measured.map_err(|_| anyhow::anyhow!("the thread has panicked"))??;
-    let settled = memory.resident / 1024.0;
-    check(
-        document,
-        format!("sync-agent-memory-{SERVICES}-services"),
-        format!("<= {MEMORY} MiB"),
-        format!("{settled:.1} MiB (at most {:.1})", memory.peak / 1024.0),
-        settled <= MEMORY,
-    );
-    Ok(())
+    let inside = thread::scope(|scope| scope.spawn(|| in_namespace(agent, more, work)).join());
+    inside.map_err(|_| anyhow::anyhow!("the thread has panicked"))?
 }
 
-/// Kibibytes.
-struct Memory {
-    resident: f64,
-    peak: f64,
-}
-
-fn in_namespace(agent: &Path) -> Result<Memory> {
+fn in_namespace<T>(agent: &Path, more: &[Value], work: impl FnOnce(&Served<'_>) -> Result<T>) -> Result<T> {
     namespace::enter()?;
     for line in [
         "link set lo up",
@@ -69,22 +66,23 @@ fn in_namespace(agent: &Path) -> Result<Memory> {
             serde_json::to_string(&list)?,
         )?;
     }
-    let arguments = [
-        "--bpffs".as_ref(),
-        "/sys/fs/bpf".as_ref(),
-        "--instance".as_ref(),
-        instance.as_ref(),
-        "--run-dir".as_ref(),
-        folder.0.as_os_str(),
-        // The machine's own processes are none of the bench's business.
-        "--connect-hooks".as_ref(),
-        "off".as_ref(),
+    let list = json!({"apiVersion": "v1", "kind": "List", "items": more});
+    fs::write(manifests.join("more.json"), serde_json::to_string(&list)?)?;
+    let named = [
+        "--bpffs".into(),
+        "/sys/fs/bpf".into(),
+        "--instance".into(),
+        OsString::from(&instance),
+        "--run-dir".into(),
+        folder.0.clone().into_os_string(),
     ];
     let log = fs::File::create(folder.0.join("log"))?;
     let child = Command::new(agent)
         .args(["run", "--source", "dir", "--node-name", "node-0", "--manifests"])
         .arg(&manifests)
-        .args(arguments)
+        // The machine's own processes are none of the bench's business.
+        .args(["--connect-hooks", "off"])
+        .args(&named)
         .stdin(Stdio::null())
         .stdout(log.try_clone()?)
         .stderr(log)
@@ -92,7 +90,8 @@ fn in_namespace(agent: &Path) -> Result<Memory> {
         .with_context(|| format!("cannot start {}", agent.display()))?;
     let mut running = Running(child);
     let status = folder.0.join(&instance).join("status.json");
-    let memory = settled(&mut running.0, &status).with_context(|| {
+    let services = more.iter().filter(|object| object["kind"] == "Service").count();
+    let settled = settled(&mut running.0, &status, SERVICES + services as u32).with_context(|| {
         let log = fs::read_to_string(folder.0.join("log")).unwrap_or_default();
         let lines: Vec<_> = log.lines().collect();
         format!(
@@ -100,25 +99,32 @@ fn in_namespace(agent: &Path) -> Result<Memory> {
             lines[lines.len().saturating_sub(8)..].join("\n")
         )
     });
+    let done = settled.and_then(|()| {
+        work(&Served {
+            program: agent,
+            instance: named.to_vec(),
+            process: running.0.id(),
+        })
+    });
     drop(running);
-    let detached = Command::new(agent).arg("detach").args(arguments).output()?;
+    let detached = Command::new(agent).arg("detach").args(&named).output()?;
     ensure!(
         detached.status.success(),
         "lb-agent detach: {}",
         String::from_utf8_lossy(&detached.stderr)
     );
-    memory
+    done
 }
 
-/// The agent's memory, once it serves everything.
-fn settled(child: &mut Child, status: &Path) -> Result<Memory> {
+/// Waits until the agent serves so many Services.
+fn settled(child: &mut Child, status: &Path, services: u32) -> Result<()> {
     let start = Instant::now();
     let is_live = || {
         let text = fs::read_to_string(status).ok()?;
         let status: Value = serde_json::from_str(&text).ok()?;
         Some(
-            status["services_live"].as_u64()? == u64::from(SERVICES)
-                && status["backends_live"].as_u64()? == u64::from(SERVICES * ENDPOINTS)
+            status["services_live"].as_u64()? == u64::from(services)
+                && status["backends_live"].as_u64()? >= u64::from(SERVICES * ENDPOINTS)
                 && status["generation"] == status["generation_live"],
         )
     };
@@ -129,16 +135,7 @@ fn settled(child: &mut Child, status: &Path) -> Result<Memory> {
         ensure!(start.elapsed() < LIMIT, "it does not serve everything in time");
         thread::sleep(Duration::from_millis(100));
     }
-    let process = fs::read_to_string(format!("/proc/{}/status", child.id()))?;
-    let field = |name: &str| -> Result<f64> {
-        let line = process.lines().find_map(|line| line.strip_prefix(name));
-        let word = line.and_then(|line| line.split_whitespace().next());
-        Ok(word.with_context(|| format!("no {name} in /proc"))?.parse()?)
-    };
-    Ok(Memory {
-        resident: field("VmRSS:")?,
-        peak: field("VmHWM:")?,
-    })
+    Ok(())
 }
 
 /// Ended and waited for when dropped.

@@ -2,21 +2,18 @@
 //!
 //! *Invariant*: all of it is only read.
 
-use std::{
-    fs,
-    net::{IpAddr, SocketAddr},
-};
+use std::fs;
 
 use anyhow::{Context, Result};
-use lb_common::abi::{FrontendKind, Protocol, V4, V6};
+use lb_common::abi::{V4, V6};
+use tokio::task::spawn_blocking;
 
-use super::report::{Report, ServiceReport};
+use super::told::Told;
 use crate::{
     config::Instance,
-    explain::{Live, LiveRoute, Named, Served},
+    explain::{Live, LiveRoute, Named},
     load::PinDirectory,
     maps::{Lookup as _, bpf::Pinned},
-    model::{FrontendAddress, ObjectKey, Problem},
     node::{self, Snapshot},
 };
 
@@ -24,7 +21,7 @@ use crate::{
 pub struct LiveNode {
     /// Where its maps and links are pinned.
     pub pins: PinDirectory,
-    report: Report,
+    told: Told,
     v4: Pinned<V4>,
     v6: Pinned<V6>,
     snapshot: Snapshot,
@@ -37,21 +34,25 @@ impl LiveNode {
     /// If no agent has run here, or the maps are of another version.
     pub async fn open(instance: &Instance) -> Result<Self> {
         let file = instance.status_file();
-        let report = fs::read(&file).with_context(|| {
+        let status = fs::read(&file).with_context(|| {
             format!(
                 "no agent of instance `{}` has run here: cannot read {}; ask on a node, or with --manifests",
                 instance.name,
                 file.display()
             )
         })?;
-        let report: Report = serde_json::from_slice(&report)
+        // A long status is understood while the kernel tells of as many routes.
+        let told = spawn_blocking(move || Told::parse(&status));
+        let snapshot = node::snapshot().await?;
+        let told = told
+            .await?
             .with_context(|| format!("{} was written by an agent of another version", file.display()))?;
         let pins = PinDirectory::new(&instance.bpffs, &instance.name)?;
         Ok(Self {
-            report,
+            told,
             v4: Pinned::open(|name| pins.map(name))?,
             v6: Pinned::open(|name| pins.map(name))?,
-            snapshot: node::snapshot().await?,
+            snapshot,
             pins,
         })
     }
@@ -59,13 +60,13 @@ impl LiveNode {
     /// Its name.
     #[must_use]
     pub fn name(&self) -> &str {
-        &self.report.node
+        &self.told.node
     }
 
     /// Where its agent's objects come from: `kubernetes`, or the directory.
     #[must_use]
     pub fn source(&self) -> &str {
-        &self.report.source.name
+        &self.told.source
     }
 
     /// It, for questions; `named` is who such a question names, where that has to be looked up.
@@ -77,9 +78,8 @@ impl LiveNode {
         // Those to lb0 that are only for the node's own processes are in a table of the agent's.
         let routes = self.snapshot.routes.iter();
         let routes = routes.filter(|route| route.main || (lb0 != 0 && route.device == lb0));
-        let problems = self.report.problems.iter();
         Ok(Live {
-            node: self.report.node.clone(),
+            node: self.told.node.clone(),
             devices: self.v4.devices()?.into_iter().collect(),
             v4: &self.v4,
             v6: &self.v6,
@@ -90,52 +90,10 @@ impl LiveNode {
                     metric: route.metric,
                 })
                 .collect(),
-            services: self.report.services.iter().filter_map(served).collect(),
-            problems: problems
-                .map(|problem| Problem {
-                    object: problem.object.clone(),
-                    message: problem.message.clone(),
-                })
-                .collect(),
+            services: &self.told.services,
+            problems: &self.told.problems,
             named,
             tick: node::jiffies().map_or(0, |jiffies| (jiffies >> shift) as u32),
         })
     }
-}
-
-/// A line of the status; `None`: it is of a later version.
-fn served(report: &ServiceReport) -> Option<Served> {
-    let (namespace, name) = report.service.split_once('/')?;
-    let protocols = [Protocol::Tcp, Protocol::Udp, Protocol::Sctp];
-    Some(Served {
-        key: ObjectKey::new(namespace, name),
-        port_name: report.port_name.clone(),
-        protocol: protocols
-            .into_iter()
-            .find(|protocol| protocol.to_string() == report.protocol)?,
-        frontends: report
-            .frontends
-            .iter()
-            .filter_map(|text| frontend(text))
-            .collect(),
-    })
-}
-
-fn frontend(text: &str) -> Option<FrontendAddress> {
-    let (kind, place) = text.split_once(' ')?;
-    let kinds = [
-        FrontendKind::ClusterIp,
-        FrontendKind::NodePort,
-        FrontendKind::LoadBalancer,
-        FrontendKind::ExternalIp,
-    ];
-    let kind = kinds.into_iter().find(|known| format!("{known:?}") == kind)?;
-    let (address, port): (Option<IpAddr>, u16) = match place.strip_prefix("*:") {
-        Some(port) => (None, port.parse().ok()?),
-        None => {
-            let place: SocketAddr = place.parse().ok()?;
-            (Some(place.ip()), place.port())
-        }
-    };
-    Some(FrontendAddress { address, port, kind })
 }

@@ -43,9 +43,9 @@ pub struct Live<'a> {
     /// Its routes.
     pub routes: Vec<LiveRoute>,
     /// What it serves, by name.
-    pub services: Vec<Served>,
+    pub services: &'a [Served],
     /// What is wrong with objects.
-    pub problems: Vec<Problem>,
+    pub problems: &'a [Problem],
     /// Who the question names, where that has to be looked up, see [`wanted`].
     pub named: Option<Named>,
     /// The clock of its programs.

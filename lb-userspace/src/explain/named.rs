@@ -216,8 +216,8 @@ mod tests {
             },
             devices: [(2, uplink)].into(),
             routes: Vec::new(),
-            services: Vec::new(),
-            problems: Vec::new(),
+            services: &[],
+            problems: &[],
             named: Some(Named {
                 addresses: addresses.iter().map(|text| text.parse().unwrap()).collect(),
                 node: node.map(str::to_owned),
@@ -263,7 +263,7 @@ mod tests {
             expected("node node2", ip, "node2", Position::Node, Position::Outside)
         );
         let other = seen("pod/shop/web-0", None, &both[1..], Some("node1"), false);
-        assert_eq!(other.unwrap().is_none(), true, "it has no address of the family");
+        assert!(other.unwrap().is_none(), "it has no address of the family");
     }
 
     #[test]

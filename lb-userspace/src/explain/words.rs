@@ -1,7 +1,7 @@
 //! The rule of a case, in words: for people who did not write the programs.
 
 use lb_common::{
-    abi::{FrontendKind, Hook, Kind, Outcome, Protocol, Set},
+    abi::{Address, FrontendKind, Hook, Kind, Outcome, Protocol, Set},
     net::Scope,
 };
 
@@ -70,6 +70,16 @@ pub(super) fn rule(case: &Case<'_>) -> String {
             "{service} leaves this address to its load balancer (ipMode: Proxy, or an annotation): packets leave to it, \
              and it must be able to come back to a node"
         ),
+        // Only routes can be at fault: at lb0 such a packet is translated.
+        Outcome::PassedNotOurs
+            if finding.hook == Hook::UplinkOut
+                && finding.address.is_some_and(|address| address.has(Address::VIP)) =>
+        {
+            format!(
+                "{to} is served here, but node {node} routes its own packets to it out of the uplink, past lb0, where they would be \
+                 translated: the agent has not set that route yet, or somebody else's route is the better one (ip route get)"
+            )
+        }
         Outcome::PassedNotOurs => format!("{to} is no Service's address, and no node's"),
         Outcome::PassedNoFrontend => format!(
             "node {node} serves no Service port at {to} for this client: the packet goes on as if the agent were not there"

@@ -1,7 +1,7 @@
 //! One object of an API server by its name: a Pod or a Node that somebody asks about.
 //!
 //! *Input*: a name. *Output*: the object's value, or why there is none and what helps. One GET, not waited for longer
-//! than [`LIMIT`]. *Not here*: following objects, see `kubernetes`; Pods of a directory, see `pods`.
+//! than a few seconds. *Not here*: following objects, see `kubernetes`; Pods of a directory, see `pods`.
 
 use std::time::Duration;
 
