@@ -1,5 +1,5 @@
 //! `cargo xtask matrix`: every kind of client to every address of every kind of Service, in every pod network, by real
-//! packets. The cells themselves are a test, see `lb-userspace/tests/e2e/matrix.rs`; a sample of them is a part of
+//! packets, which must agree with a table and with what `lb-agent explain` decides. The cells themselves are a test, see `lb-userspace/tests/e2e/matrix.rs`; a sample of them is a part of
 //! `cargo xtask test`.
 //!
 //! *Input*: networks, hooks, how many cells. *Output*: a check for each cell.
@@ -29,7 +29,9 @@ A cell is a kind of client (outside, a node, a pod, a backend itself; on a node 
 (ClusterIP, NodePort of the own or of another node, load balancer, external IP), both traffic policies, pods or \
 hostNetwork backends, a family and a protocol, in a lab of three nodes with one pod network and one hook. Each cell that \
 forwards is tried by 20 connections for each backend that must answer; which backends answer, and the source addresses \
-that they see, are compared with tests/matrix/expected.yaml. A check's name is its cell. Needs root.
+that they see, are compared with tests/matrix/expected.yaml, and with what `lb-agent explain` decides about the cell: over the \
+live maps of the node that decides, and over maps in memory made of the manifests. Table, decision and packets must agree. A \
+check's name is its cell; `expected` has table and decision, `seen` what packets did and what that contradicts. Needs root.
 
   cargo xtask matrix                                      all cells
   cargo xtask matrix --pod-network tunnel --hook xdp      those of one lab

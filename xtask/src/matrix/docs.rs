@@ -160,7 +160,9 @@ pub(super) fn page(checks: &[Check]) -> Result<String> {
     write!(
         page,
         "\nOf all {} cells of the matrix, those with other policies and with clients outside included, {good} were as\n\
-         `tests/matrix/expected.yaml` says.\n",
+         `tests/matrix/expected.yaml` says, which is written by hand, and as `lb-agent explain` decides: who answers, and the very\n\
+         address that each backend sees. The decision is made before packets are sent, over the maps of the node that decides and\n\
+         over maps in memory made of the same manifests; where any two of table, decisions and packets differ, the cell has failed.\n",
         checks.len()
     )?;
     Ok(page)
