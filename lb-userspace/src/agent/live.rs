@@ -78,6 +78,8 @@ impl LiveNode {
         // Those to lb0 that are only for the node's own processes are in a table of the agent's.
         let routes = self.snapshot.routes.iter();
         let routes = routes.filter(|route| route.main || (lb0 != 0 && route.device == lb0));
+        let sources = self.snapshot.addresses.iter();
+        let sources = sources.filter(|address| address.global && address.usable && address.preferred);
         Ok(Live {
             node: self.told.node.clone(),
             devices: self.v4.devices()?.into_iter().collect(),
@@ -90,6 +92,9 @@ impl LiveNode {
                     metric: route.metric,
                 })
                 .collect(),
+            sources: sources.map(|address| (address.device, address.address)).collect(),
+            at_sockets: ["connect4", "connect6"]
+                .map(|name| self.told.sockets.iter().any(|known| known == name)),
             services: &self.told.services,
             problems: &self.told.problems,
             named,

@@ -11,7 +11,7 @@ use std::{
 use lb_common::abi::{FrontendKind, Protocol};
 use serde::Deserialize;
 
-use super::report::{ProblemReport, SourceReport};
+use super::report::{ProblemReport, SocketsReport, SourceReport};
 use crate::{
     explain::Served,
     model::{FrontendAddress, ObjectKey, Problem},
@@ -24,6 +24,8 @@ pub(super) struct Told {
     pub(super) node: String,
     /// Where its objects come from.
     pub(super) source: String,
+    /// Programs at sockets.
+    pub(super) sockets: Vec<String>,
     /// What is served there.
     pub(super) services: Vec<Served>,
     /// What is wrong with objects.
@@ -35,6 +37,7 @@ pub(super) struct Told {
 struct Fields<'a> {
     node: String,
     source: SourceReport,
+    sockets: SocketsReport,
     #[serde(borrow)]
     services: Vec<Line<'a>>,
     problems: Vec<ProblemReport>,
@@ -68,6 +71,7 @@ impl Told {
         Ok(Self {
             node: fields.node,
             source: fields.source.name,
+            sockets: fields.sockets.programs,
             services: fields.services.iter().filter_map(served).collect(),
             problems: problems
                 .map(|problem| Problem {
@@ -158,6 +162,7 @@ mod tests {
         let expected = Told {
             node: "node1".into(),
             source: "kubernetes".into(),
+            sockets: Vec::new(),
             services: vec![Served {
                 key: ObjectKey::new("shop", "web"),
                 port_name: "a \"b\"".into(),

@@ -45,6 +45,8 @@ pub(super) struct Finding {
     pub(super) choices: Vec<Choice>,
     /// The backend that this very client had before (`sessionAffinity`).
     pub(super) had: Option<SocketAddr>,
+    /// A process gets its backend at its socket: no program at TC sees a packet to translate.
+    pub(super) direct: bool,
 }
 
 /// A backend that may be chosen.
@@ -121,6 +123,7 @@ pub(super) fn inquire<F: Net>(node: Node<'_, F>, packet: &Packet) -> Result<Opti
             scope,
             choices,
             had,
+            direct: false,
         })),
     }
 }

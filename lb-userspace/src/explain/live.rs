@@ -23,6 +23,7 @@ use super::{
     position::{Position, Ways},
     probe::Probe,
     question::{Client, Destination, Question},
+    socket::is_direct,
     tell::{Basis, Ground, tell},
 };
 use crate::{
@@ -42,6 +43,10 @@ pub struct Live<'a> {
     pub devices: BTreeMap<u32, Device>,
     /// Its routes.
     pub routes: Vec<LiveRoute>,
+    /// The addresses that processes may have, by interface index of the way out; the kernel takes the first one.
+    pub sources: Vec<(u32, IpAddr)>,
+    /// Whether processes get backends at their sockets, IPv4 and IPv6.
+    pub at_sockets: [bool; 2],
     /// What it serves, by name.
     pub services: &'a [Served],
     /// What is wrong with objects.
@@ -213,6 +218,14 @@ impl Live<'_> {
         best.map(|route| route.device)
     }
 
+    /// The address that the kernel gives to a connection of a process to `address`, if its way out has one.
+    fn source_towards(&self, address: IpAddr) -> Option<IpAddr> {
+        let device = self.route(address)?;
+        let mut sources = self.sources.iter();
+        let (_, source) = sources.find(|(of, ip)| *of == device && ip.is_ipv6() == address.is_ipv6())?;
+        Some(*source)
+    }
+
     /// The devices that packets of a client with this address pass.
     fn ways(&self, packet: &Packet, node: Option<lb_common::abi::Node>) -> Ways {
         let of_kind = |kind| {
@@ -348,7 +361,24 @@ impl Seen<'_> {
             ways: own,
             tick: self.live.tick,
         };
-        inquire::<F>(node, packet)
+        let mut finding = inquire::<F>(node, packet)?;
+        if let Some(found) = &mut finding
+            && self.live.at_sockets[F::INDEX]
+            && is_direct::<F>(node, packet)
+        {
+            found.direct = true;
+            for choice in found
+                .choices
+                .iter_mut()
+                .filter(|choice| choice.here && !choice.host)
+            {
+                choice.source = self
+                    .live
+                    .source_towards(choice.backend.ip())
+                    .unwrap_or(choice.source);
+            }
+        }
+        Ok(finding)
     }
 }
 

@@ -27,6 +27,7 @@ mod probe;
 mod question;
 mod recorder;
 mod remedy;
+mod socket;
 mod tell;
 mod text;
 mod words;

@@ -216,6 +216,8 @@ mod tests {
             },
             devices: [(2, uplink)].into(),
             routes: Vec::new(),
+            sources: Vec::new(),
+            at_sockets: [false; 2],
             services: &[],
             problems: &[],
             named: Some(Named {

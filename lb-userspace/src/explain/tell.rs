@@ -75,7 +75,8 @@ pub(super) fn tell(ground: &dyn Ground, cell: &Cell) -> Result<(Answer, Basis), 
     let basis = Basis {
         outcome: finding.outcome,
         kind: finding.frontend,
-        probe: Probe::of(&cell.packet, finding.hook, finding.arrival),
+        // A socket cannot be asked by a packet.
+        probe: Probe::of(&cell.packet, finding.hook, finding.arrival).filter(|_| !finding.direct),
     };
     let answer = Answer {
         from: cell.client.name.clone(),
@@ -97,6 +98,7 @@ pub(super) fn tell(ground: &dyn Ground, cell: &Cell) -> Result<(Answer, Basis), 
             .notes(&service)
             .into_iter()
             .chain(affinity(&finding))
+            .chain(finding.direct.then(|| AT_SOCKET.to_owned()))
             .collect(),
         cost: cost(&backends, cell),
         backends,
@@ -106,6 +108,10 @@ pub(super) fn tell(ground: &dyn Ground, cell: &Cell) -> Result<(Answer, Basis), 
     };
     Ok((answer, basis))
 }
+
+/// What is different where a socket is given its backend.
+const AT_SOCKET: &str = "a process gets its backend at its socket already (--connect-hooks), by the same decision: that is \
+     counted at connect, and a backend here sees the address that the kernel takes on the way to it";
 
 /// What `sessionAffinity: ClientIP` makes of the choice.
 fn affinity(finding: &Finding) -> Option<String> {
