@@ -11,7 +11,7 @@ use tokio::task::spawn_blocking;
 use super::told::Told;
 use crate::{
     config::Instance,
-    explain::{Live, LiveRoute, Named},
+    explain::{Live, LiveRoute, Named, Served},
     load::PinDirectory,
     maps::{Lookup as _, bpf::Pinned},
     node::{self, Snapshot},
@@ -67,6 +67,24 @@ impl LiveNode {
     #[must_use]
     pub fn source(&self) -> &str {
         &self.told.source
+    }
+
+    /// What is served there.
+    #[must_use]
+    pub fn services(&self) -> &[Served] {
+        &self.told.services
+    }
+
+    /// Its maps.
+    #[must_use]
+    pub fn maps(&self) -> (&Pinned<V4>, &Pinned<V6>) {
+        (&self.v4, &self.v6)
+    }
+
+    /// Its devices, addresses and routes.
+    #[must_use]
+    pub fn network(&self) -> &Snapshot {
+        &self.snapshot
     }
 
     /// It, for questions; `named` is who such a question names, where that has to be looked up.

@@ -7,7 +7,7 @@ use clap::Args;
 use crate::source::kubernetes::KubeOptions;
 
 /// Which API server.
-#[derive(Args, Debug)]
+#[derive(Args, Clone, Debug)]
 pub(super) struct ServerArgs {
     /// Kubeconfig file; otherwise $KUBECONFIG, ~/.kube/config, or the ServiceAccount of the pod.
     #[arg(long, value_name = "FILE")]

@@ -1,31 +1,31 @@
 //! `lb-agent trace`: every step that packets take through the programs of this node, as they take it.
 
+mod watched;
+
 use std::{
     collections::BTreeSet,
-    fs,
     io::{self, Write as _},
-    net::SocketAddr,
     time::{Duration, SystemTime},
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use clap::Args;
-use lb_common::abi::{End, Record, V4, V6};
+use lb_common::abi::{End, Record};
 use nix::time::{ClockId, clock_gettime};
 use tokio::{
     signal::unix::{SignalKind, signal},
     time::{Instant, interval, timeout_at},
 };
 
-use super::{InstanceArgs, Output, explain::served};
+use super::{InstanceArgs, Output, named, server::ServerArgs};
 use crate::{
-    agent::report::Report,
+    agent::live::LiveNode,
     config::Instance,
-    explain::{Client, Destination},
-    load::{PinDirectory, Tracer},
-    maps::{Lookup as _, bpf::Pinned},
+    explain::Client,
+    load::Tracer,
+    maps::Lookup as _,
     node,
-    trace::{Names, Packet, Packets, Place, Side, Watched, ends, source_afterwards},
+    trace::{Names, Packet, Packets, Place, Side, ends, source_afterwards},
 };
 
 /// Flags of `lb-agent trace`.
@@ -33,7 +33,7 @@ use crate::{
 #[command(after_long_help = EXAMPLES)]
 #[group(id = "what", required = true, multiple = true, args = ["from", "to"])]
 pub(super) struct TraceArgs {
-    /// Only packets of connections that this client begins, and their answers: an address, or node/NAME for this node's own.
+    /// Only packets of connections that this client begins, and their answers: pod/NAMESPACE/NAME, node/NAME or an address.
     #[arg(long, value_name = "CLIENT")]
     from: Option<Client>,
     /// Only packets of connections to this destination, and their answers: service/NAMESPACE/NAME[:PORT] (all its addresses),
@@ -49,6 +49,8 @@ pub(super) struct TraceArgs {
     /// How to print it. JSON: one object for each packet and hook, in a line.
     #[arg(short, long, value_enum, default_value_t = Output::Text)]
     output: Output,
+    #[command(flatten)]
+    server: ServerArgs,
     #[command(flatten)]
     instance: InstanceArgs,
 }
@@ -131,32 +133,18 @@ struct Session {
 
 impl Session {
     async fn begin(args: &TraceArgs, instance: &Instance) -> Result<Self> {
-        let pins = PinDirectory::new(&instance.bpffs, &instance.name)?;
-        let v4 = Pinned::<V4>::open(|name| pins.map(name))?;
-        let v6 = Pinned::<V6>::open(|name| pins.map(name))?;
+        let node = LiveNode::open(instance).await?;
+        let (v4, v6) = node.maps();
         let tick_shift = v4.node()?.map_or(0, |node| node.tick_shift);
-        let snapshot = node::snapshot().await?;
         let mut ends_of_both = BTreeSet::new();
-        let own: Vec<_> = snapshot.addresses.iter().map(|address| address.address).collect();
-        for (watched, side) in [
-            (
-                args.from
-                    .as_ref()
-                    .map(|client| from(client, &own, instance))
-                    .transpose()?,
-                Side::From,
-            ),
-            (
-                args.to
-                    .as_ref()
-                    .map(|place| to(place, &own, instance))
-                    .transpose()?,
-                Side::To,
-            ),
-        ] {
-            ends_of_both.extend(ends(&watched.unwrap_or_default(), side, &v4, &v6)?);
+        if let Some(client) = &args.from {
+            let watched = watched::from(client, &node, args.server.clone().into()).await?;
+            ends_of_both.extend(ends(&watched, Side::From, v4, v6)?);
         }
-        let mut tracer = Tracer::load(&pins, tick(tick_shift))?;
+        if let Some(place) = &args.to {
+            ends_of_both.extend(ends(&watched::to(place, &node)?, Side::To, v4, v6)?);
+        }
+        let mut tracer = Tracer::load(&node.pins, tick(tick_shift))?;
         for (program, why) in tracer.missing() {
             eprintln!("note: {program} cannot be watched on this kernel: {why}");
         }
@@ -166,10 +154,8 @@ impl Session {
             .context("too much at a time: name a port of the Service, or one of its addresses")?;
         tracer.until(tick(tick_shift).wrapping_add(LEASE))?;
         let names = Names {
-            devices: snapshot
-                .links
-                .into_iter()
-                .map(|link| (link.index, link.name))
+            devices: (node.network().links.iter())
+                .map(|link| (link.index, link.name.clone()))
                 .collect(),
             started: started(),
         };
@@ -250,77 +236,4 @@ fn show(packet: &Packet, output: Output) -> Result<()> {
     let mut out = io::stdout().lock();
     out.write_all(text.as_bytes())?;
     out.flush().context("cannot print")
-}
-
-fn from(client: &Client, own: &[std::net::IpAddr], instance: &Instance) -> Result<Vec<Watched>> {
-    match client {
-        Client::Address(address) => Ok(vec![Watched::Address(*address)]),
-        Client::Node(name) => {
-            let node = report(instance)?.node;
-            if *name != node {
-                bail!("this is node {node}, and programs of node {name} are watched there");
-            }
-            Ok(own.iter().copied().map(Watched::Address).collect())
-        }
-        Client::Pod(key) => bail!(
-            "the maps do not name pods: give the address of Pod {key} (kubectl get pod {} -n {} -o wide)",
-            key.name,
-            key.namespace
-        ),
-    }
-}
-
-fn to(place: &Place, own: &[std::net::IpAddr], instance: &Instance) -> Result<Vec<Watched>> {
-    let (key, wanted) = match place {
-        Place::Address(address) => return Ok(vec![Watched::Address(*address)]),
-        Place::Destination(Destination::Address(to, protocol)) => {
-            return Ok(vec![Watched::Port(*to, *protocol)]);
-        }
-        Place::Destination(Destination::Service(key, port)) => (key, port.as_deref()),
-    };
-    let report = report(instance)?;
-    let mut watched = Vec::new();
-    for served in report
-        .services
-        .iter()
-        .filter_map(served)
-        .filter(|served| served.key == *key)
-    {
-        for frontend in &served.frontends {
-            let is_wanted =
-                wanted.is_none_or(|wanted| wanted == served.port_name || wanted == frontend.port.to_string());
-            if is_wanted {
-                let at = |address| SocketAddr::new(address, frontend.port);
-                match frontend.address {
-                    Some(address) => watched.push(Watched::Port(at(address), served.protocol)),
-                    None => watched.extend(
-                        own.iter()
-                            .map(|address| Watched::NodePort(at(*address), served.protocol)),
-                    ),
-                }
-            }
-        }
-    }
-    if watched.is_empty() {
-        let port = wanted.map(|port| format!(" port {port}")).unwrap_or_default();
-        bail!(
-            "Service {key}{port} is not served on node {}: lb-agent status -o json lists what is",
-            report.node
-        );
-    }
-    Ok(watched)
-}
-
-/// What the agent has said last.
-fn report(instance: &Instance) -> Result<Report> {
-    let file = instance.status_file();
-    let report = fs::read(&file).with_context(|| {
-        format!(
-            "no agent of instance `{}` has run here: cannot read {}; give addresses instead of names",
-            instance.name,
-            file.display()
-        )
-    })?;
-    serde_json::from_slice(&report)
-        .with_context(|| format!("{} was written by an agent of another version", file.display()))
 }

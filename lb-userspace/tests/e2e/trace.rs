@@ -330,10 +330,15 @@ fn nothing_is_left_of_a_trace_that_is_killed_as_root() {
             &["trace", "--to", "service/default/nothing"][..],
             "Service default/nothing is not served on node node1",
         ),
-        (&["trace", "--from", "node/node2"][..], "this is node node1"),
+        (
+            &["trace", "--from", "pod/shop/nobody"][..],
+            "Pod shop/nobody is not among the manifests",
+        ),
         (&["trace"][..], "--from"),
     ] {
         let (text, success) = cluster.agent(0, arguments);
         assert!(!success && text.contains(expected), "{arguments:?}: {text}");
     }
+    let (text, success) = cluster.agent(0, &["trace", "--from", "node/node2", "--seconds", "1"]);
+    assert!(success, "names of the manifests are known: {text}");
 }
