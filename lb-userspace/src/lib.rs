@@ -12,6 +12,7 @@ pub mod explain;
 pub mod gc;
 pub mod health;
 pub mod http;
+pub mod inspect;
 pub mod kubernetes;
 pub mod load;
 pub mod maps;

@@ -1,14 +1,19 @@
 //! The command line.
 
+mod affinity;
+mod backends;
 mod counters;
 mod detach;
 mod dump;
 mod explain;
+mod flows;
 mod named;
 mod run;
 mod server;
+mod services;
 mod status;
 mod trace;
+mod view;
 
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -31,6 +36,9 @@ const EXAMPLES: &str = "Examples:
   lb-agent run --node-name $(hostname)                     a node of a cluster, by ~/.kube/config
   lb-agent run --source dir --manifests ./services         one machine without a cluster
   lb-agent status                                          what is served, and on which devices
+  lb-agent services                                        each frontend: policy, backends, and why it is not served
+  lb-agent backends --service web                          who gets what part of the new connections
+  lb-agent flows --by client                               who fills the flow table
   lb-agent counters                                        what became of packets, and why
   lb-agent explain --from node/n1 --to service/ns/web      who answers, or why nobody does, and what would help
   lb-agent trace --to service/ns/web                       what each packet to it meets, step by step
@@ -42,6 +50,14 @@ enum Command {
     Run(Box<run::RunArgs>),
     /// Say what the running agent serves, on which devices, and which generation is live.
     Status(status::StatusArgs),
+    /// List frontends: their policies, backends and tables, and why one is not served. Works without an agent too.
+    Services(services::ServicesArgs),
+    /// List backends: where they are, and which share of new flows each gets. Works without an agent too.
+    Backends(backends::BackendsArgs),
+    /// List flows: who talks to whom, in which state, for how long. Works without an agent too.
+    Flows(flows::FlowsArgs),
+    /// List clients that stay with a backend (`sessionAffinity: ClientIP`). Works without an agent too.
+    Affinity(affinity::AffinityArgs),
     /// Say what became of packets, hook by hook. Works without an agent too.
     Counters(counters::CountersArgs),
     /// Print what the maps in the kernel mean, also while no agent runs. (`bpftool map dump` shows the maps
@@ -141,6 +157,10 @@ impl Cli {
         match self.command {
             Command::Run(args) => crate::agent::run(args.config()?).await,
             Command::Status(args) => status::print(&args),
+            Command::Services(args) => services::print(&args).await,
+            Command::Backends(args) => backends::print(&args).await,
+            Command::Flows(args) => flows::print(&args).await,
+            Command::Affinity(args) => affinity::print(&args).await,
             Command::Counters(args) => counters::print(&args),
             Command::Dump(args) => dump::print(args),
             Command::Explain(args) => explain::print(*args).await,

@@ -3,11 +3,11 @@
 //! *Not here*: whole maps as values (`dump`), writing (`store`).
 
 use lb_common::abi::{
-    Address, Affinity, AffinityKey, Backend, Device, Family, Frontend, FrontendKey, Node, Range, RangeKey,
-    Rows, Service, Set, Source,
+    Address, Affinity, AffinityKey, Backend, Device, Family, Flow, Frontend, FrontendKey, Node, Range,
+    RangeKey, Rows, Service, Set, Source, Tuple,
 };
 
-use super::{Dump, FamilyDump, MapError};
+use super::{Dump, FamilyDump, MapError, Prefix};
 
 /// The maps of one family, entry by entry. `None`: there is no such entry.
 pub trait Lookup<F: Family> {
@@ -33,6 +33,22 @@ pub trait Lookup<F: Family> {
     fn node(&self) -> Result<Option<Node>, MapError>;
     /// A device by its interface index.
     fn device(&self, index: u32) -> Result<Option<Device>, MapError>;
+}
+
+/// A frontend, or a mark, and where it leads.
+pub type FrontendEntry<F> = (FrontendKey<<F as Family>::Addr>, Frontend);
+/// A client and the backend that it had last.
+pub type AffinityEntry<F> = (AffinityKey<<F as Family>::Addr>, Affinity<<F as Family>::Addr>);
+/// Half of a flow.
+pub type FlowEntry<F> = (Tuple<<F as Family>::Addr>, Flow<<F as Family>::Addr>);
+
+/// Whole maps of one family, where there is no other way to know what is in them. Not at one instant, and an entry may
+/// be there twice.
+pub trait Walk<F: Family>: Lookup<F> {
+    /// All frontends, and the marks among them.
+    fn frontends(&self) -> Result<Vec<FrontendEntry<F>>, MapError>;
+    /// All source ranges, with the length of their table's number in their own.
+    fn ranges(&self) -> Result<Vec<Prefix<RangeKey<F::Addr>>>, MapError>;
 }
 
 /// The contents of all maps, and one family of them.
@@ -99,6 +115,21 @@ impl<F: Family> Lookup<F> for InMemory<'_, F> {
 
     fn device(&self, index: u32) -> Result<Option<Device>, MapError> {
         Ok(self.dump.devices.get(&index).copied())
+    }
+}
+
+impl<F: Family> Walk<F> for InMemory<'_, F> {
+    fn frontends(&self) -> Result<Vec<FrontendEntry<F>>, MapError> {
+        Ok(self
+            .family
+            .frontends
+            .iter()
+            .map(|(key, value)| (*key, *value))
+            .collect())
+    }
+
+    fn ranges(&self) -> Result<Vec<Prefix<RangeKey<F::Addr>>>, MapError> {
+        Ok(self.family.ranges.keys().copied().collect())
     }
 }
 

@@ -14,5 +14,5 @@ mod store;
 mod text;
 
 pub use dump::{Dump, FamilyDump};
-pub use lookup::{InMemory, Lookup};
+pub use lookup::{AffinityEntry, FlowEntry, FrontendEntry, InMemory, Lookup, Walk};
 pub use store::{FamilyMaps, MapError, MapStore, Prefix, Table, Wrap};

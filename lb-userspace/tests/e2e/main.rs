@@ -13,6 +13,7 @@ mod fragments;
 mod health;
 mod icmp;
 mod ingress;
+mod inspect;
 mod kubectl;
 mod kubernetes;
 mod load;

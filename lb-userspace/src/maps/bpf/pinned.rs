@@ -7,12 +7,16 @@ use aya::{
     maps::{Array, HashMap, Map, MapData, MapError as AyaError, lpm_trie, lpm_trie::LpmTrie},
 };
 use lb_common::abi::{
-    Address, Affinity, AffinityKey, Backend, Device, Family, Frontend, FrontendKey, Node, Range, RangeKey,
-    Rows, Service, Set, Source, names,
+    Address, Affinity, AffinityKey, Backend, Device, Family, Flow, Frontend, FrontendKey, Node, Range,
+    RangeKey, Rows, Service, Set, Source, Tuple, names,
 };
 
 use super::{OpenError, failed, taken};
-use crate::maps::{Lookup, MapError};
+use crate::maps::{AffinityEntry, FlowEntry, FrontendEntry, Lookup, MapError, Prefix, Walk};
+
+/// Entries after which a walk ends. The kernel begins again at the first entry where the one that a walk has come to is
+/// removed meanwhile; where so many are that it never ends, a part of the table is better than nothing.
+const LONGEST_WALK: usize = 1 << 22;
 
 /// The maps of one family.
 pub struct Pinned<F: Family>
@@ -23,6 +27,8 @@ where
     RangeKey<F::Addr>: Pod,
     AffinityKey<F::Addr>: Pod,
     Affinity<F::Addr>: Pod,
+    Tuple<F::Addr>: Pod,
+    Flow<F::Addr>: Pod,
 {
     addresses: HashMap<MapData, F::Addr, Address>,
     sources: LpmTrie<MapData, F::Addr, Source>,
@@ -32,6 +38,7 @@ where
     sets: Array<MapData, Set>,
     backends: Array<MapData, Backend<F::Addr>>,
     affinity: HashMap<MapData, AffinityKey<F::Addr>, Affinity<F::Addr>>,
+    flows: HashMap<MapData, Tuple<F::Addr>, Flow<F::Addr>>,
     maglev: Array<MapData, Rows>,
     node: Array<MapData, Node>,
     devices: HashMap<MapData, u32, Device>,
@@ -57,6 +64,8 @@ where
     RangeKey<F::Addr>: Pod,
     AffinityKey<F::Addr>: Pod,
     Affinity<F::Addr>: Pod,
+    Tuple<F::Addr>: Pod,
+    Flow<F::Addr>: Pod,
 {
     /// The maps, each opened by its pin.
     ///
@@ -73,6 +82,7 @@ where
             sets: map(names::SETS[family], &path)?,
             backends: map(names::BACKENDS[family], &path)?,
             affinity: map(names::AFFINITY[family], &path)?,
+            flows: map(names::FLOWS[family], &path)?,
             maglev: map(names::MAGLEV, &path)?,
             node: map(names::NODE, &path)?,
             devices: map(names::DEVICES, &path)?,
@@ -86,6 +96,22 @@ where
     pub fn devices(&self) -> Result<Vec<(u32, Device)>, MapError> {
         let all = self.devices.iter().collect::<Result<_, _>>();
         all.map_err(|error| failed(names::DEVICES, "read", error))
+    }
+
+    /// All clients' backends.
+    ///
+    /// # Errors
+    /// If the map cannot be read.
+    pub fn affinities(&self) -> Result<Vec<AffinityEntry<F>>, MapError> {
+        walked(names::AFFINITY[F::INDEX], self.affinity.iter())
+    }
+
+    /// All halves of flows. One may be there twice: they come and go meanwhile.
+    ///
+    /// # Errors
+    /// If the map cannot be read.
+    pub fn flows(&self) -> Result<Vec<FlowEntry<F>>, MapError> {
+        walked(names::FLOWS[F::INDEX], self.flows.iter())
     }
 }
 
@@ -106,6 +132,8 @@ where
     RangeKey<F::Addr>: Pod,
     AffinityKey<F::Addr>: Pod,
     Affinity<F::Addr>: Pod,
+    Tuple<F::Addr>: Pod,
+    Flow<F::Addr>: Pod,
 {
     fn address(&self, address: &F::Addr) -> Result<Option<Address>, MapError> {
         found(names::ADDRESSES[F::INDEX], self.addresses.get(address, 0))
@@ -153,4 +181,34 @@ where
     fn device(&self, index: u32) -> Result<Option<Device>, MapError> {
         found(names::DEVICES, self.devices.get(&index, 0))
     }
+}
+
+impl<F: Family> Walk<F> for Pinned<F>
+where
+    F::Addr: Pod,
+    FrontendKey<F::Addr>: Pod,
+    Backend<F::Addr>: Pod,
+    RangeKey<F::Addr>: Pod,
+    AffinityKey<F::Addr>: Pod,
+    Affinity<F::Addr>: Pod,
+    Tuple<F::Addr>: Pod,
+    Flow<F::Addr>: Pod,
+{
+    fn frontends(&self) -> Result<Vec<FrontendEntry<F>>, MapError> {
+        walked(names::FRONTENDS[F::INDEX], self.frontends.iter())
+    }
+
+    fn ranges(&self) -> Result<Vec<Prefix<RangeKey<F::Addr>>>, MapError> {
+        let keys = self.ranges.keys();
+        let prefix = |key: lpm_trie::Key<RangeKey<F::Addr>>| (key.data(), key.prefix_len() as u8);
+        walked(names::RANGES[F::INDEX], keys.map(|key| key.map(prefix)))
+    }
+}
+
+fn walked<T>(
+    map: &'static str,
+    entries: impl Iterator<Item = Result<T, AyaError>>,
+) -> Result<Vec<T>, MapError> {
+    let entries = entries.take(LONGEST_WALK).collect::<Result<_, _>>();
+    entries.map_err(|error| failed(map, "read", error))
 }

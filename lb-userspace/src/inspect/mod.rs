@@ -1,0 +1,34 @@
+//! What the maps hold, for operators: Services, backends, flows and clients' backends as lines and as values.
+//!
+//! ```text
+//! maps (as programs read them) + names (from the agent's status) -> rows -> table, JSON, YAML
+//! ```
+//!
+//! *Invariant*: nothing here writes, and nothing here knows the rules: why a frontend is not served is what
+//! `lb_common::net::choose` answers, which the programs ask too. *Not here*: where maps and names come from, and the
+//! commands (`cli`).
+
+mod affinity;
+mod backends;
+mod clock;
+mod filter;
+mod flows;
+mod listing;
+mod names;
+mod ports;
+mod services;
+mod summary;
+mod table;
+#[cfg(test)]
+mod tests;
+
+pub use affinity::{AffinityRow, affinities};
+pub use backends::{BackendRow, backends};
+pub use clock::Clock;
+pub use filter::{Filter, UnknownName};
+pub use flows::{FlowRow, flows};
+pub use listing::{Listing, ProblemRow};
+pub use names::{Names, ServiceName};
+pub use services::{FrontendRow, Refused, services};
+pub use summary::{SummaryBy, SummaryRow, summary};
+pub use table::{Row, table};
