@@ -2,6 +2,7 @@
 
 mod affinity;
 mod backends;
+mod check;
 mod counters;
 mod detach;
 mod dump;
@@ -33,6 +34,7 @@ pub struct Cli {
 }
 
 const EXAMPLES: &str = "Examples:
+  lb-agent check                                           before anything else: can this machine be served?
   lb-agent run --node-name $(hostname)                     a node of a cluster, by ~/.kube/config
   lb-agent run --source dir --manifests ./services         one machine without a cluster
   lb-agent status                                          what is served, and on which devices
@@ -58,6 +60,9 @@ enum Command {
     Flows(flows::FlowsArgs),
     /// List clients that stay with a backend (`sessionAffinity: ClientIP`). Works without an agent too.
     Affinity(affinity::AffinityArgs),
+    /// Say whether an agent can serve this machine, before there is one: kernel, mounts, devices, and whatever else
+    /// translates Services. Changes nothing.
+    Check(check::CheckArgs),
     /// Say what became of packets, hook by hook. Works without an agent too.
     Counters(counters::CountersArgs),
     /// Print what the maps in the kernel mean, also while no agent runs. (`bpftool map dump` shows the maps
@@ -161,6 +166,7 @@ impl Cli {
             Command::Backends(args) => backends::print(&args).await,
             Command::Flows(args) => flows::print(&args).await,
             Command::Affinity(args) => affinity::print(&args).await,
+            Command::Check(args) => check::print(args).await,
             Command::Counters(args) => counters::print(&args),
             Command::Dump(args) => dump::print(args),
             Command::Explain(args) => explain::print(*args).await,

@@ -1,7 +1,9 @@
-//! What the maps hold, for operators: Services, backends, flows and clients' backends as lines and as values.
+//! What there is, for operators: Services, backends, flows and clients' backends out of the maps, as lines and as values; and
+//! whether a machine can be served at all (`host`).
 //!
 //! ```text
 //! maps (as programs read them) + names (from the agent's status) -> rows -> table, JSON, YAML
+//! what was seen of the machine -> findings, each with what to do
 //! ```
 //!
 //! *Invariant*: nothing here writes, and nothing here knows the rules: why a frontend is not served is what
@@ -13,6 +15,7 @@ mod backends;
 mod clock;
 mod filter;
 mod flows;
+mod host;
 mod listing;
 mod names;
 mod ports;
@@ -27,6 +30,7 @@ pub use backends::{BackendRow, backends};
 pub use clock::Clock;
 pub use filter::{Filter, UnknownName};
 pub use flows::{FlowRow, flows};
+pub use host::{Device, Finding, Found, HostFacts, Level, findings};
 pub use listing::{Listing, ProblemRow};
 pub use names::{Names, ServiceName};
 pub use services::{FrontendRow, Refused, services};

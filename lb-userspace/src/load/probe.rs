@@ -60,14 +60,24 @@ pub enum ProbeError {
 /// # Errors
 /// The first thing that is missing.
 pub fn check(bpffs: &Path, tc_attach: TcAttach) -> Result<(), ProbeError> {
-    capabilities(&fs::read_to_string("/proc/self/status").unwrap_or_default())?;
+    match missing(tc_attach).into_iter().next() {
+        Some(first) => Err(first),
+        None => file_system(bpffs),
+    }
+}
+
+/// Everything that is missing but for the file system; nothing is touched.
+#[must_use]
+pub fn missing(tc_attach: TcAttach) -> Vec<ProbeError> {
+    let mut missing = Vec::new();
+    missing.extend(capabilities(&fs::read_to_string("/proc/self/status").unwrap_or_default()).err());
     if !Path::new("/sys/kernel/btf/vmlinux").exists() {
-        return Err(ProbeError::Btf);
+        missing.push(ProbeError::Btf);
     }
     match is_program_supported(ProgramType::SchedClassifier) {
         Ok(true) => {}
-        Ok(false) => return Err(ProbeError::Program("the type is unknown".into())),
-        Err(error) => return Err(ProbeError::Program(error.to_string())),
+        Ok(false) => missing.push(ProbeError::Program("the type is unknown".into())),
+        Err(error) => missing.push(ProbeError::Program(error.to_string())),
     }
     for (map_type, name) in [
         (MapType::Hash, "hash"),
@@ -76,13 +86,20 @@ pub fn check(bpffs: &Path, tc_attach: TcAttach) -> Result<(), ProbeError> {
     ] {
         // Not being able to ask is no reason to refuse: loading will tell.
         if let Ok(false) = is_map_supported(map_type) {
-            return Err(ProbeError::Map(name));
+            missing.push(ProbeError::Map(name));
         }
     }
     if tc_attach == TcAttach::Tcx && !has_tcx() {
-        return Err(ProbeError::Tcx);
+        missing.push(ProbeError::Tcx);
     }
-    file_system(bpffs)
+    missing
+}
+
+/// Whether there is a BPF file system at `path`, for the calling thread.
+#[must_use]
+pub fn is_bpf_file_system(path: &Path) -> bool {
+    let mounts = fs::read_to_string("/proc/thread-self/mountinfo").unwrap_or_default();
+    is_below(&mounts, "bpf", path)
 }
 
 /// Whether tcx is to be used.
@@ -95,7 +112,8 @@ pub(super) fn tcx(tc_attach: TcAttach) -> bool {
 }
 
 /// Kernels without tcx do not know the attach type.
-fn has_tcx() -> bool {
+#[must_use]
+pub fn has_tcx() -> bool {
     SchedClassifier::query_tcx("lo", TcAttachType::Ingress).is_ok()
 }
 
@@ -122,8 +140,7 @@ fn capabilities(status: &str) -> Result<(), ProbeError> {
 
 fn file_system(path: &Path) -> Result<(), ProbeError> {
     // The calling thread's: what counts is where it will pin.
-    let mounts = fs::read_to_string("/proc/thread-self/mountinfo").unwrap_or_default();
-    if is_below(&mounts, "bpf", path) {
+    if is_bpf_file_system(path) {
         return Ok(());
     }
     let error = |source| ProbeError::BpfFileSystem {

@@ -97,7 +97,7 @@ impl Sockets {
     /// Has the programs verified.
     pub(super) fn prepare(ebpf: &mut Ebpf, options: &SocketOptions) -> Self {
         let connect = (options.connect != ConnectHooks::Off).then_some(CONNECT);
-        let cgroup = options.cgroup.clone().or_else(mount);
+        let cgroup = options.cgroup.clone().or_else(cgroup2);
         let mut wanted: Vec<_> = connect.into_iter().flatten().chain(BIND).collect();
         let mut reason = None;
         if cgroup.is_none() {
@@ -199,7 +199,9 @@ fn attach(ebpf: &mut Ebpf, cgroup: &Path, name: &'static str, pins: &PinDirector
 }
 
 /// Where a file system of type cgroup2 is mounted, according to `/proc/self/mountinfo` (proc(5)).
-fn mount() -> Option<PathBuf> {
+/// Where the file system of cgroups of version 2 is mounted.
+#[must_use]
+pub fn cgroup2() -> Option<PathBuf> {
     mount_in(&fs::read_to_string("/proc/self/mountinfo").ok()?)
 }
 

@@ -4,7 +4,7 @@
 //! process. *Invariants*: TC serves every device that XDP is on, so nothing that is put on or taken off here
 //! interrupts a flow; what others have at a device's XDP hook stays there, and is named.
 
-mod query;
+pub(super) mod query;
 
 use std::{
     collections::BTreeMap,

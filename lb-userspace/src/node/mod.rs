@@ -12,6 +12,7 @@ mod snapshot;
 pub mod sockets;
 mod sysctl;
 mod watch;
+mod xdp_features;
 
 pub use clock::{hertz, jiffies};
 pub use hints::{DeviceOverride, Hints, Pattern};
@@ -21,3 +22,4 @@ pub use ports::PortSet;
 pub use prefix::Prefix;
 pub use snapshot::{Address, Link, LinkKind, Route, Snapshot};
 pub use watch::watch;
+pub use xdp_features::xdp_features;

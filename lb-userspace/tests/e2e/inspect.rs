@@ -1,13 +1,13 @@
 //! What `lb-agent services`, `backends`, `flows` and `affinity` say is what was applied and sent, also after the agent was
 //! killed, and without names when its status is gone.
 
-use std::{collections::BTreeMap, fs, path::PathBuf};
+use std::{collections::BTreeMap, fs, path::PathBuf, time::Duration};
 
-use lb_lab::{Family, Proto, Shares, Signal, Topology};
+use lb_lab::{Family, Netfilter, Proto, Shares, Signal, Topology};
 use serde_json::{Value, json};
 
 use crate::{
-    cluster::{Cluster, possible},
+    cluster::{Cluster, agent_path, possible},
     reach::Address,
     service::{Service, TARGET},
 };
@@ -287,9 +287,11 @@ fn listings_are_what_was_applied_and_sent_also_when_the_agent_was_killed_as_root
         "{text}"
     );
 
+    check_watch(&cluster);
+
     // The same once more, with flows of ports that no flow had before.
     cluster.end_agent(0, Signal::SIGKILL);
-    let pause = std::time::Duration::from_secs(300);
+    let pause = Duration::from_secs(300);
     let flushed = lb_lab::wait_for(pause, "flows of before are over", || {
         // Nobody sweeps while the agent is away.
         flush(&cluster);
@@ -323,8 +325,61 @@ fn listings_are_what_was_applied_and_sent_also_when_the_agent_was_killed_as_root
     );
 }
 
+/// That a listing is printed again and again.
+fn check_watch(cluster: &Cluster) {
+    let mut argv = vec![agent_path().to_string_lossy().into_owned()];
+    argv.extend(["backends", "-o", "yaml", "--watch", "--interval", "1"].map(str::to_owned));
+    argv.extend(cluster.instance(0));
+    let child = cluster.lab.spawn("node1", &argv, &[]).expect("it starts");
+    let twice = lb_lab::wait_for(Duration::from_secs(20), "it is printed twice", || {
+        let text = fs::read_to_string(child.log()).unwrap_or_default();
+        text.contains("\n---\nnode: node1\n") && child.is_running()
+    });
+    child.kill();
+    twice.expect("the interval is a second");
+}
+
 /// Removes all flows, as the agent would after a while.
 fn flush(cluster: &Cluster) {
     let removed = lb_userspace::maps::flows::remove(|name| cluster.map(0, name), |_| true);
     removed.expect("the maps are pinned");
+}
+
+#[test]
+fn check_finds_a_good_node_and_names_another_proxy_as_root() {
+    if !possible("check_finds_a_good_node_and_names_another_proxy_as_root") {
+        return;
+    }
+    let cluster = Cluster::with(Topology::cluster(2, 1).netfilter(Netfilter::None), &[]);
+    let (text, done) = cluster.agent(0, &["check", "-o", "json"]);
+    assert!(done, "{text}");
+    let found: Value = serde_json::from_str(&text).expect("it is JSON");
+    assert_eq!(found["failures"], 0, "{found:#}");
+    let findings = found["findings"].as_array().expect("a list");
+    let levels = |check: &str| {
+        let of_check = findings.iter().filter(|finding| finding["check"] == check);
+        of_check
+            .map(|finding| finding["level"].as_str().unwrap_or_default())
+            .collect::<Vec<_>>()
+    };
+    let uplink = findings
+        .iter()
+        .find(|finding| finding["check"] == "uplink")
+        .expect("it is looked at");
+    let address = cluster.lab.topology().nodes[0].addr.of(Family::V6).to_string();
+    let named = uplink["found"]
+        .as_str()
+        .is_some_and(|text| text.starts_with("eth0: ") && text.contains(&address));
+    assert!(named, "{uplink:#}");
+    for check in ["kernel", "features", "bpffs", "xdp", "agent", "proxy"] {
+        assert_eq!(levels(check), ["ok"], "{check}: {found:#}");
+    }
+    // What is the agent's own is in nobody's way.
+    assert_eq!(levels("programs"), [""; 0], "{found:#}");
+
+    let node = cluster.lab.at("node1").expect("it is there");
+    node.output(&["nft", "add", "table", "ip", "kube-proxy"])
+        .expect("it can be made");
+    let (text, done) = cluster.agent(0, &["check"]);
+    assert!(!done && text.contains("one thing stands in the way"), "{text}");
 }

@@ -15,15 +15,15 @@ use super::XdpMode;
 
 /// What is at a device's XDP hook.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Seen {
+pub(in crate::load) struct Seen {
     /// Where it runs.
-    pub(super) place: &'static str,
+    pub(in crate::load) place: &'static str,
     /// Its number.
-    pub(super) program: u32,
+    pub(in crate::load) program: u32,
 }
 
 impl Seen {
-    pub(super) const fn of(mode: XdpMode, program: u32) -> Self {
+    pub(in crate::load) const fn of(mode: XdpMode, program: u32) -> Self {
         Self {
             place: mode.name(),
             program,
@@ -32,7 +32,7 @@ impl Seen {
 }
 
 /// The program on the device of this index, in the network namespace of the calling thread.
-pub(super) fn on_device(index: u32) -> io::Result<Option<Seen>> {
+pub(in crate::load) fn on_device(index: u32) -> io::Result<Option<Seen>> {
     let mut socket = Socket::new(NETLINK_ROUTE)?;
     socket.bind_auto()?;
     socket.connect(&SocketAddr::new(0, 0))?;
