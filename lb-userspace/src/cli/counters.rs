@@ -7,14 +7,14 @@ use std::{
 
 use anyhow::{Context, Result};
 use clap::Args;
-use lb_common::abi::names;
+use lb_common::abi::{Kind, names};
 use serde_json::json;
 
 use super::{InstanceArgs, Output};
 use crate::{
     config::Instance,
     load::PinDirectory,
-    maps::counters::{Counters, CountersError},
+    maps::counters::{Counters, CountersError, Sum},
 };
 
 /// Flags of `lb-agent counters`.
@@ -58,11 +58,39 @@ fn table(counters: &Counters) -> String {
         )
         .expect("writing to a string succeeds");
     }
+    for sum in counters.sums() {
+        let Sum { hook, received, .. } = sum;
+        let (packets, bytes) = (received.packets, received.bytes);
+        writeln!(
+            text,
+            "{:<14} {:<28} {packets:>12} {bytes:>15}   = {}",
+            hook.name(),
+            "received",
+            parts(&sum)
+        )
+        .expect("writing to a string succeeds");
+    }
     for (event, count) in &counters.events {
         writeln!(text, "{:<14} {:<28} {count:>12}", "flow table", event.name())
             .expect("writing to a string succeeds");
     }
     text
+}
+
+/// What the packets of a hook add up from.
+fn parts(sum: &Sum) -> String {
+    let parts = sum.parts.iter().filter(|(_, counter)| counter.packets > 0);
+    let parts = parts.map(|(kind, counter)| format!("{} {}", kind_name(*kind), counter.packets));
+    parts.collect::<Vec<_>>().join(" + ")
+}
+
+fn kind_name(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Passed => "passed",
+        Kind::Forwarded => "forwarded",
+        Kind::Rejected => "rejected",
+        Kind::Dropped => "dropped",
+    }
 }
 
 fn json(counters: &Counters) -> serde_json::Value {
@@ -84,7 +112,16 @@ fn json(counters: &Counters) -> serde_json::Value {
         .iter()
         .map(|(event, count)| (event.name().to_owned(), json!(count)))
         .collect();
-    json!({ "outcomes": outcomes, "events": events })
+    let hooks: Vec<_> = (counters.sums().iter())
+        .map(|sum| {
+            let mut hook = json!({ "hook": sum.hook.name(), "received": sum.received.packets });
+            for (kind, counter) in &sum.parts {
+                hook[kind_name(*kind)] = counter.packets.into();
+            }
+            hook
+        })
+        .collect();
+    json!({ "outcomes": outcomes, "hooks": hooks, "events": events })
 }
 
 #[cfg(test)]
@@ -111,8 +148,11 @@ mod tests {
             text.contains("pod-in") && text.contains("forwarded-new"),
             "{text}"
         );
+        assert!(text.contains("= forwarded 2\n"), "{text}");
         let value = json(&counters);
         assert_eq!(value["outcomes"][0]["packets"], 2);
+        let hook = json!({"hook": "pod-in", "received": 2, "forwarded": 2, "passed": 0, "rejected": 0, "dropped": 0});
+        assert_eq!(value["hooks"], json!([hook]));
         assert_eq!(value["events"]["flow-displaced"], 1);
     }
 }

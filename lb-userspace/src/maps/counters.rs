@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use aya::maps::{Map, MapData, MapError, PerCpuArray};
-use lb_common::abi::{Counter, Event, Hook, Outcome};
+use lb_common::abi::{Counter, Event, Hook, Kind, Outcome};
 use thiserror::Error;
 
 /// The counters cannot be read.
@@ -27,7 +27,46 @@ pub struct Counters {
     pub events: Vec<(Event, u64)>,
 }
 
+/// What one hook has seen. Every packet has one outcome, so the parts add up to what was received; one that is seen again
+/// (a fragment that was kept, the pieces of a packet that was too large) is received again.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Sum {
+    /// The hook.
+    pub hook: Hook,
+    /// All of it.
+    pub received: Counter,
+    /// By what it meant for the packet.
+    pub parts: [(Kind, Counter); 4],
+}
+
 impl Counters {
+    /// What each hook has seen, in their order; those that have seen nothing are left out.
+    #[must_use]
+    pub fn sums(&self) -> Vec<Sum> {
+        let add = |sum: Counter, more: &Counter| Counter {
+            packets: sum.packets + more.packets,
+            bytes: sum.bytes + more.bytes,
+        };
+        let kinds = [Kind::Forwarded, Kind::Passed, Kind::Rejected, Kind::Dropped];
+        let sum = |hook: &Hook| {
+            let of_hook: Vec<_> = (self.outcomes.iter()).filter(|(of, _, _)| of == hook).collect();
+            let parts = kinds.map(|kind| {
+                let of_kind = of_hook.iter().filter(|(_, outcome, _)| outcome.kind() == kind);
+                let counters = of_kind.map(|(_, _, counter)| counter);
+                (kind, counters.fold(Counter::default(), add))
+            });
+            (!of_hook.is_empty()).then(|| Sum {
+                hook: *hook,
+                received: parts
+                    .iter()
+                    .map(|(_, counter)| counter)
+                    .fold(Counter::default(), add),
+                parts,
+            })
+        };
+        Hook::ALL.iter().filter_map(sum).collect()
+    }
+
     /// Reads the map pinned at `path`. Not at one instant: packets in between are seen in part.
     ///
     /// # Errors
