@@ -142,8 +142,8 @@ impl ViewArgs {
             service: self.service.clone(),
             address: self.address,
         };
-        filter.check(&names)?;
-        Ok(Opened {
+        let checked = filter.check(&names);
+        let opened = Opened {
             clock: Clock {
                 tick: node::jiffies().map_or(0, |jiffies| (jiffies >> shift) as u32),
                 shift,
@@ -155,7 +155,13 @@ impl ViewArgs {
             filter,
             report,
             running,
-        })
+        };
+        // A name may be that of an object that cannot be served: then this is the answer.
+        match (checked, opened.problems().first()) {
+            (Ok(()), _) => Ok(opened),
+            (Err(unknown), None) => Err(unknown.into()),
+            (Err(unknown), Some(ProblemRow { object, message })) => bail!("{object}: {message} ({unknown})"),
+        }
     }
 
     /// A listing in the form that was asked for. `below`: what people are told below the table.

@@ -287,6 +287,12 @@ fn listings_are_what_was_applied_and_sent_also_when_the_agent_was_killed_as_root
         "{text}"
     );
 
+    // One that cannot be served is told from one that is not there.
+    let (text, done) = cluster.agent(0, &["services", "-s", "shop/bad-port"]);
+    assert!(
+        !done && text.contains("Service shop/bad-port: ") && text.contains("99999"),
+        "{text}"
+    );
     check_watch(&cluster);
 
     // The same once more, with flows of ports that no flow had before.

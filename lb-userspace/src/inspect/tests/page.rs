@@ -34,7 +34,31 @@ fn printed(command: &str) -> String {
         "flows --by backend" => listing(summary(&world.flows(&all), SummaryBy::Backend)).table(false),
         "affinity" => listing(world.affinities()).table(false),
         "flows -o yaml --limit 1" => serde_norway::to_string(&listing(world.flows(&all)).limited(1)).unwrap(),
+        "check" => findings(&host()).text(),
         other => panic!("nobody knows what `{other}` prints"),
+    }
+}
+
+/// A machine on which another proxy runs.
+fn host() -> HostFacts {
+    HostFacts {
+        kernel: "6.12.30".into(),
+        tcx: true,
+        bpffs: ("/sys/fs/bpf".into(), true),
+        cgroup: Some("/sys/fs/cgroup".into()),
+        devices: vec![Device {
+            name: "eth0".into(),
+            kind: lb_common::abi::DeviceKind::Uplink,
+            addresses: vec![super::ip("192.168.0.1"), super::ip("fd00::1")],
+            driver_xdp: Some(false),
+            lro: Some(false),
+            occupants: Vec::new(),
+        }],
+        forwarding: [Some(true), Some(false)],
+        rp_filter: Some("2".into()),
+        proxies: vec!["nftables: table ip kube-proxy".into()],
+        taken_ports: vec![10_256],
+        ..HostFacts::default()
     }
 }
 
