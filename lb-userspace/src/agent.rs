@@ -14,7 +14,7 @@ mod metrics;
 pub mod report;
 pub mod stale;
 mod taken;
-mod told;
+pub mod told;
 
 use std::{
     io,

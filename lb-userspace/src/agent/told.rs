@@ -19,17 +19,17 @@ use crate::{
 
 /// What an agent told.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) struct Told {
+pub struct Told {
     /// Name of the node.
-    pub(super) node: String,
+    pub node: String,
     /// Where its objects come from.
-    pub(super) source: String,
+    pub source: String,
     /// Programs at sockets.
-    pub(super) sockets: Vec<String>,
+    pub sockets: Vec<String>,
     /// What is served there.
-    pub(super) services: Vec<Served>,
+    pub services: Vec<Served>,
     /// What is wrong with objects.
-    pub(super) problems: Vec<Problem>,
+    pub problems: Vec<Problem>,
 }
 
 /// The fields of [`super::report::Report`] that matter.
@@ -65,7 +65,7 @@ impl Told {
     ///
     /// # Errors
     /// If it is not what an agent of this version writes.
-    pub(super) fn parse(status: &[u8]) -> serde_json::Result<Self> {
+    pub fn parse(status: &[u8]) -> serde_json::Result<Self> {
         let fields: Fields<'_> = serde_json::from_slice(status)?;
         let problems = fields.problems.into_iter();
         Ok(Self {

@@ -12,13 +12,14 @@ use clap::{Args, ValueEnum};
 use lb_common::abi::{V4, V6};
 use serde::Serialize;
 
-use super::{InstanceArgs, explain::served};
+use super::InstanceArgs;
 use crate::{
-    agent::{lock::Lock, report::Report},
+    agent::{lock::Lock, told::Told},
     config::Instance,
     inspect::{Clock, Filter, Listing, Names, ProblemRow, Row},
     load::PinDirectory,
     maps::{Lookup as _, bpf::Pinned},
+    model::Problem,
     node,
 };
 
@@ -77,7 +78,7 @@ pub(super) struct Opened {
     pub(super) names: Names,
     pub(super) filter: Filter,
     pub(super) clock: Clock,
-    report: Option<Report>,
+    told: Option<Told>,
     running: bool,
 }
 
@@ -123,8 +124,8 @@ impl ViewArgs {
         let instance = Instance::from(self.instance.clone());
         let (v4, v6) = maps(&instance)?;
         let shift = v4.node()?.map_or(0, |node| node.tick_shift);
-        let (report, missing) = match report(&instance) {
-            Ok(report) => (Some(report), None),
+        let (told, missing) = match told(&instance) {
+            Ok(told) => (Some(told), None),
             Err(error) => (None, Some(error)),
         };
         let running = Lock::is_held(&instance);
@@ -133,9 +134,9 @@ impl ViewArgs {
         } else if say && !running {
             eprintln!("note: the agent is not running; names of Services are those that it wrote last");
         }
-        let names = report
+        let names = told
             .as_ref()
-            .map(|report| Names::new(report.services.iter().filter_map(served)));
+            .map(|told| Names::new(told.services.iter().cloned()));
         let names = names.unwrap_or_default();
         let filter = Filter {
             namespace: self.namespace.clone(),
@@ -153,7 +154,7 @@ impl ViewArgs {
             v6,
             names,
             filter,
-            report,
+            told,
             running,
         };
         // A name may be that of an object that cannot be served: then this is the answer.
@@ -182,7 +183,7 @@ impl Opened {
     /// A listing of these rows.
     pub(super) fn listing<R>(&self, items: Vec<R>) -> Listing<R> {
         Listing {
-            node: self.report.as_ref().map(|report| report.node.clone()),
+            node: self.told.as_ref().map(|told| told.node.clone()),
             agent_running: self.running,
             names_known: self.names.known(),
             items,
@@ -193,9 +194,9 @@ impl Opened {
 
     /// What is wrong with objects, as far as it is wanted.
     pub(super) fn problems(&self) -> Vec<ProblemRow> {
-        let all = self.report.iter().flat_map(|report| &report.problems);
+        let all = self.told.iter().flat_map(|told| &told.problems);
         let wanted = all.filter(|problem| self.filter.admits_object(&problem.object));
-        let row = |problem: &crate::agent::report::ProblemReport| ProblemRow {
+        let row = |problem: &Problem| ProblemRow {
             object: problem.object.clone(),
             message: problem.message.clone(),
         };
@@ -203,10 +204,10 @@ impl Opened {
     }
 }
 
-fn report(instance: &Instance) -> Result<Report> {
+fn told(instance: &Instance) -> Result<Told> {
     let file = instance.status_file();
     let text = fs::read(&file).with_context(|| format!("cannot read {}", file.display()))?;
-    serde_json::from_slice(&text)
+    Told::parse(&text)
         .with_context(|| format!("{} was written by an agent of another version", file.display()))
 }
 
