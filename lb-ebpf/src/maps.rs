@@ -9,7 +9,7 @@ use lb_common::{
     abi::{
         Addr4, Addr6, Address, Affinity, AffinityKey, Backend, COUNTERS, Counter, Device, End, Flow,
         Fragment, FragmentKey, Frontend, FrontendKey, Held, Node, Peer, Range, RangeKey, Rows, Service, Set,
-        Source, Trace, Traced, Tuple, V4, V6, Waiting, capacity,
+        Source, Traced, Tuple, V4, V6, Waiting, capacity,
     },
     net::{Look, Quote, Refusal, Scratch, TooBig},
 };
@@ -113,8 +113,6 @@ pub(crate) static held: Array<Held, { capacity::HELD as usize }> = Array::new();
 pub(crate) static waiting: Array<Waiting, 1> = Array::new();
 #[btf_map]
 pub(crate) static peers: SkStorage<Peer> = SkStorage::new();
-#[btf_map]
-pub(crate) static trace: Array<Trace, 1> = Array::new();
 #[btf_map]
 pub(crate) static trace_ends: HashMap<End, u32, { capacity::TRACE_ENDS as usize }> = HashMap::new();
 #[btf_map]

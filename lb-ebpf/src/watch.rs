@@ -21,16 +21,32 @@ use crate::{
     trace::{Of, enter, is_traced, is_watchable, stop},
 };
 
+/// Who watches; written by whoever does.
+// SAFETY: no other symbol has this name, and nothing else is in this section.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = ".data.trace")]
+static mut TRACE: Trace = Trace { until: 0, flags: 0 };
+
+#[inline(always)]
+fn until() -> u32 {
+    // SAFETY: one word, always valid, which the compiler must not think it knows.
+    unsafe { (&raw const TRACE.until).read_volatile() }
+}
+
+#[inline(always)]
+fn flags() -> u32 {
+    // SAFETY: as above.
+    unsafe { (&raw const TRACE.flags).read_volatile() }
+}
+
 /// Whether somebody watches.
 #[inline(always)]
 fn is_watched() -> bool {
     if !is_watchable() {
         return false;
     }
-    match maps::trace.get(0) {
-        Some(trace) if trace.until != 0 => trace.until.wrapping_sub(tick()) as i32 > 0,
-        _ => false,
-    }
+    let until = until();
+    until != 0 && until.wrapping_sub(tick()) as i32 > 0
 }
 
 /// The beginning of a program at TC: its other instance takes over here, if somebody watches.
@@ -180,11 +196,6 @@ pub(crate) fn begin_tc<F: Maps>(packet: &Tc, hook: u32) -> u32 {
 #[inline(always)]
 pub(crate) fn begin_xdp<F: Maps>(packet: &Xdp) -> u32 {
     begin::<F, Xdp>(packet, packet.device(), Hook::UplinkXdp, 0)
-}
-
-#[inline(always)]
-fn flags() -> u32 {
-    maps::trace.get(0).map_or(0, |trace| trace.flags)
 }
 
 #[inline(always)]

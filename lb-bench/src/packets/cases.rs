@@ -165,7 +165,18 @@ pub(crate) fn rows(bench: &Bench, family: Family, flows: &Established) -> Vec<Ca
             bench.leaves(&family.segment(unknown, family.stranger())),
         )
     };
-    // What the look whether somebody watches adds: to the packets for which it is most.
+    // What the look whether somebody watches adds: to the packets for which it is most. (Neither of them comes to the flow table,
+    // which only one of the two instances has flows in.)
+    let tc_not_ours = Case {
+        way: Way::Direct,
+        counted: Some((Hook::UplinkIn, Outcome::PassedNotOurs)),
+        ..base(
+            "not-ours",
+            At::Tc,
+            "uplink_in",
+            bench.arrives(&family.segment(client, family.stranger())),
+        )
+    };
     let watchable = |case: &Case| {
         let without = format!("{}-without-trace", case.id);
         let with = Case {
@@ -293,10 +304,10 @@ pub(crate) fn rows(bench: &Bench, family: Family, flows: &Established) -> Vec<Ca
         Case {
             bound: Bound::Ratio(2.8),
             floor: floor("tc", "reply"),
-            ..reply_not_ours.clone()
+            ..reply_not_ours
         },
     ];
-    rows.extend([&not_ours, &reply_not_ours].into_iter().flat_map(watchable));
+    rows.extend([&not_ours, &tc_not_ours].into_iter().flat_map(watchable));
     rows
 }
 

@@ -74,8 +74,9 @@ pub mod names {
     pub const PEERS: &str = "peers";
     /// Hook and outcome, or event, to [`super::Counter`], per CPU.
     pub const COUNTERS: &str = "counters";
-    /// Whether somebody watches: one [`super::Trace`].
-    pub const TRACE: &str = "trace";
+    /// Whether somebody watches: one [`super::Trace`]. A section of the object rather than a map that programs ask: a load
+    /// instead of a look-up, for every packet. It is pinned as `trace`: a BPF file system takes no dots.
+    pub const TRACE: &str = ".data.trace";
     /// The [`super::End`]s of what is watched.
     pub const TRACE_ENDS: &str = "trace_ends";
     /// The ring of [`super::Record`]s.

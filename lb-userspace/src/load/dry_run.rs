@@ -10,10 +10,12 @@ use aya::{
     programs::{Program, ProgramError, SchedClassifier},
 };
 
+use lb_common::abi::names;
+
 use super::{LoadError, PinDirectory, loader::verify_one, object};
 
 /// Maps that programs work in rather than read.
-const OWN: [&str; 9] = [
+const OWN: [&str; 10] = [
     "workspace4",
     "workspace6",
     "hops4",
@@ -23,6 +25,8 @@ const OWN: [&str; 9] = [
     "waiting",
     "fragment_id",
     "peers",
+    // What is in it would be overwritten by loading.
+    names::TRACE,
 ];
 /// Room that a refusal may need beyond the packet.
 const ROOM: usize = 256;

@@ -166,8 +166,9 @@ pub fn load(options: Options) -> Result<Loaded, LoadError> {
     super::log::follow(&mut ebpf);
     let mut fresh = Vec::new();
     for (name, map) in ebpf.maps() {
-        // Globals (".rodata" and the like) and logs concern nobody else.
-        if !name.starts_with('.') && name != "AYA_LOGS" && !adopted.contains(&name) {
+        // Globals (".rodata" and the like) and logs concern nobody else, but for one.
+        if (!name.starts_with('.') || name == names::TRACE) && name != "AYA_LOGS" && !adopted.contains(&name)
+        {
             pins.prepare_map(name, map)?;
             fresh.push(name.to_owned());
         }

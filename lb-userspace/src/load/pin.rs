@@ -61,6 +61,11 @@ pub enum PinDirectoryError {
 /// Identifies what hangs on a device.
 pub(super) type Place = (u32, Direction);
 
+/// The name of a map as a BPF file system takes it: without dots.
+fn plain(name: &str) -> &str {
+    name.strip_prefix(".data.").unwrap_or(name)
+}
+
 impl PinDirectory {
     /// The pins of `instance` below the BPF file system `bpffs`.
     ///
@@ -79,7 +84,7 @@ impl PinDirectory {
     /// Where a map of this layout is pinned.
     #[must_use]
     pub fn map(&self, name: &str) -> PathBuf {
-        self.maps().join(name)
+        self.maps().join(plain(name))
     }
 
     /// Makes the directories that do not exist yet.
@@ -141,8 +146,9 @@ impl PinDirectory {
 
     /// Removes pins of maps that this version of the agent does not have: of other names, or other layouts.
     pub(super) fn remove_other_maps(&self, wanted: &BTreeSet<String>) -> Result<(), PinDirectoryError> {
+        let wanted: BTreeSet<_> = wanted.iter().map(|name| plain(name)).collect();
         for name in names(&self.maps())? {
-            if !wanted.contains(&name) {
+            if !wanted.contains(name.as_str()) {
                 remove_file(&self.map(&name))?;
             }
         }
@@ -205,7 +211,7 @@ impl PinDirectory {
     }
 
     fn replacement(&self, name: &str) -> PathBuf {
-        self.map(&format!("{REPLACEMENT}{name}"))
+        self.map(&format!("{REPLACEMENT}{}", plain(name)))
     }
 
     fn maps(&self) -> PathBuf {

@@ -80,6 +80,12 @@ impl Tracer {
         let Some(id) = id_at(&at) else {
             return Err(TracerError::NoAgent(at));
         };
+        let found = MapData::from_pin(&at).map_err(broken(names::TRACE))?;
+        let seen: Array<_, Trace> = Map::Array(found).try_into().map_err(broken(names::TRACE))?;
+        let seen = seen.get(&0, 0).map_err(broken(names::TRACE))?;
+        if seen.until != 0 && (seen.until.wrapping_sub(now) as i32) > 0 {
+            return Err(TracerError::Busy);
+        }
         let mut loader = EbpfLoader::new();
         loader.override_global("TRACED", &1u8, true);
         for name in shapes.keys() {
@@ -89,11 +95,7 @@ impl Tracer {
             }
         }
         let mut ebpf = loader.load(object).map_err(LoadError::Maps)?;
-        let trace: Array<_, Trace> = map(&mut ebpf, names::TRACE)?;
-        let seen = trace.get(&0, 0).map_err(broken(names::TRACE))?;
-        if seen.until != 0 && (seen.until.wrapping_sub(now) as i32) > 0 {
-            return Err(TracerError::Busy);
-        }
+        let trace = map(&mut ebpf, names::TRACE)?;
         let missing = verify(&mut ebpf)?;
         for program in Traced::ALL {
             place(&mut ebpf, names::TRACE_TC, program as u32, program.program())?;
