@@ -27,16 +27,18 @@ use crate::{
 #[unsafe(link_section = ".data.trace")]
 static mut TRACE: Trace = Trace { until: 0, flags: 0 };
 
+/// One of its two words.
 #[inline(always)]
-fn until() -> u32 {
-    // SAFETY: one word, always valid, which the compiler must not think it knows.
-    unsafe { (&raw const TRACE.until).read_volatile() }
+fn word(number: usize) -> u32 {
+    let word = (&raw const TRACE).cast::<u32>().wrapping_add(number);
+    // SAFETY: within the value, and aligned; always valid, and the compiler must not think that it knows it.
+    unsafe { word.read_volatile() }
 }
 
+/// [`Trace::flags`]
 #[inline(always)]
 fn flags() -> u32 {
-    // SAFETY: as above.
-    unsafe { (&raw const TRACE.flags).read_volatile() }
+    word(1)
 }
 
 /// Whether somebody watches.
@@ -45,7 +47,7 @@ fn is_watched() -> bool {
     if !is_watchable() {
         return false;
     }
-    let until = until();
+    let until = word(0);
     until != 0 && until.wrapping_sub(tick()) as i32 > 0
 }
 

@@ -44,11 +44,10 @@ pub(super) fn to(place: &Place, node: &LiveNode) -> Result<Vec<Watched>> {
                 continue;
             }
             let at = |address| SocketAddr::new(address, frontend.port);
-            match frontend.address {
-                Some(address) => watched.push(Watched::Port(at(address), served.protocol)),
-                None => {
-                    watched.extend(own(node).map(|address| Watched::NodePort(at(address), served.protocol)))
-                }
+            if let Some(address) = frontend.address {
+                watched.push(Watched::Port(at(address), served.protocol));
+            } else {
+                watched.extend(own(node).map(|address| Watched::NodePort(at(address), served.protocol)));
             }
         }
     }
