@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use crate::{
     cluster::{Cluster, agent_path, possible},
+    dump::entries,
     reach::Address,
     service::Service,
 };
@@ -318,7 +319,25 @@ fn nothing_is_left_of_a_trace_that_is_killed_as_root() {
     assert!(!success && text.contains("somebody watches already"), "{text}");
     trace.child.kill();
     answered(&cluster);
-    // The lease of who was killed ends by itself.
+    // The lease of who was killed ends by itself, also for the programs.
+    let noted = |cluster: &Cluster| -> u64 {
+        let all = entries(&cluster.map(0, "tracing")).into_iter();
+        let per_cpu = all.flat_map(|entry| {
+            entry["formatted"]["values"]
+                .as_array()
+                .cloned()
+                .unwrap_or_default()
+        });
+        per_cpu
+            .filter_map(|value| value["value"]["packets"].as_u64())
+            .sum()
+    };
+    wait_for(SOON, "programs to write nothing any more", || {
+        let before = noted(&cluster);
+        answered(&cluster);
+        before > 0 && noted(&cluster) == before
+    })
+    .expect("they look at the time");
     let again = || {
         cluster
             .agent(0, &["trace", "--to", &argument, "--seconds", "1"])
