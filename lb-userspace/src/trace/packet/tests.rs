@@ -129,6 +129,25 @@ fn packets_of_several_cpus_are_told_apart() {
 }
 
 #[test]
+fn what_was_lost_is_said() {
+    let mut packets = packets();
+    packets.take(&Record {
+        lost: 3,
+        ..enter(0, 1)
+    });
+    packets.take(&Record {
+        lost: 2,
+        ..record(0, 1, Step::Checksum, &[50, 0, 0, 0], None)
+    });
+    let packet = packets.take(&verdict(0, 1)).expect("it is complete");
+    assert_eq!(packet.lost, 5);
+    assert!(
+        packet.to_string().contains("5 steps before it were lost"),
+        "{packet}"
+    );
+}
+
+#[test]
 fn what_a_later_version_writes_is_left_out() {
     let mut packets = packets();
     packets.take(&enter(0, 1));
