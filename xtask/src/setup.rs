@@ -37,6 +37,7 @@ const TOOLS: &[(&str, &str)] = &[
     ("socat", "socat"),
     ("python3", "python3"),
     ("curl", "curl"),
+    ("jq", "jq"),
     ("nsenter", "util-linux"),
     ("mount", "mount"),
 ];

@@ -101,6 +101,7 @@ fn json(counters: &Counters) -> serde_json::Value {
             json!({
                 "hook": hook.name(),
                 "outcome": outcome.name(),
+                "number": outcome.index(*hook),
                 "meaning": outcome.help().trim(),
                 "packets": counter.packets,
                 "bytes": counter.bytes,

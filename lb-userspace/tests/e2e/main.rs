@@ -1,6 +1,7 @@
 //! Real agents, real programs, real packets: clusters of network namespaces with the netfilter rules that
 //! clusters have. Every test needs root and the embedded eBPF object, and says so where they are missing.
 
+mod bpftool;
 mod change;
 mod cluster;
 mod detach;
