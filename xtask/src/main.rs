@@ -9,6 +9,7 @@ mod child;
 mod cross;
 mod demo;
 mod explain;
+mod image;
 mod machine;
 mod matrix;
 mod mutants;
@@ -54,6 +55,8 @@ enum Command {
     Matrix(matrix::MatrixArgs),
     /// What `lb-agent explain` says of many cells, and its remedies, against real packets.
     ExplainCheck(explain::ExplainArgs),
+    /// A container image with nothing in it but a static agent.
+    Image(image::ImageArgs),
     /// Break the source in small ways and see whether a test notices.
     Mutants(mutants::MutantsArgs),
     /// Build the agent and run it on devices of this machine.
@@ -83,6 +86,7 @@ fn dispatch(cli: Cli) -> Result<ExitCode> {
         Command::Cases(args) => return cases::command(&workspace, &args),
         Command::Matrix(args) => return matrix::command(&workspace, &args),
         Command::ExplainCheck(args) => return explain::command(&workspace, &args),
+        Command::Image(args) => return image::command(&workspace, &args),
         Command::Mutants(args) => return mutants::command(&workspace, &args),
         Command::Run(args) => run::command(&workspace, &args)?,
         Command::Bench(bench) => return bench::command(&workspace, &bench),
