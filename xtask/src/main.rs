@@ -10,6 +10,7 @@ mod cross;
 mod demo;
 mod explain;
 mod image;
+mod ledger;
 mod machine;
 mod matrix;
 mod mutants;
@@ -55,6 +56,8 @@ enum Command {
     Matrix(matrix::MatrixArgs),
     /// What `lb-agent explain` says of many cells, and its remedies, against real packets.
     ExplainCheck(explain::ExplainArgs),
+    /// What hooks received, by the kernel's count, against what their counters say.
+    Ledger(ledger::LedgerArgs),
     /// A container image with nothing in it but a static agent.
     Image(image::ImageArgs),
     /// Break the source in small ways and see whether a test notices.
@@ -86,6 +89,7 @@ fn dispatch(cli: Cli) -> Result<ExitCode> {
         Command::Cases(args) => return cases::command(&workspace, &args),
         Command::Matrix(args) => return matrix::command(&workspace, &args),
         Command::ExplainCheck(args) => return explain::command(&workspace, &args),
+        Command::Ledger(args) => return ledger::command(&workspace, &args),
         Command::Image(args) => return image::command(&workspace, &args),
         Command::Mutants(args) => return mutants::command(&workspace, &args),
         Command::Run(args) => run::command(&workspace, &args)?,

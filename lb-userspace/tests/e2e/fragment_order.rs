@@ -109,7 +109,7 @@ fn check(test: &str, network: PodNetwork, netfilter: Netfilter, hook: &str) {
 }
 
 /// All orders and sizes, there and back, each on a flow of its own and with an identification of its own.
-fn by(
+pub(crate) fn by(
     cluster: &Cluster,
     from: &str,
     to: SocketAddr,

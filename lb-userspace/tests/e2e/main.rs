@@ -17,6 +17,7 @@ mod ingress;
 mod inspect;
 mod kubectl;
 mod kubernetes;
+mod ledger;
 mod load;
 mod lost;
 mod matrix;
