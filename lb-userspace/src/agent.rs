@@ -70,6 +70,7 @@ pub async fn run(config: Config) -> Result<()> {
         source,
         annotations,
         instance,
+        sysctls,
         devices,
         pod_devices,
         service_cidrs,
@@ -139,6 +140,7 @@ pub async fn run(config: Config) -> Result<()> {
     let host = Host::ensure(host::Options {
         service_cidrs,
         snat_ports: snat_ports.clone(),
+        sysctls,
     })
     .await?;
     let hints = Hints {

@@ -5,7 +5,7 @@ use std::{net::SocketAddr, ops::RangeInclusive, path::PathBuf, time::Duration};
 use crate::{
     kubernetes::Annotations,
     load::{SocketOptions, TcAttach, UplinkHook},
-    node::{DeviceOverride, Pattern, Prefix},
+    node::{DeviceOverride, Pattern, Prefix, Sysctls},
     source::kubernetes::KubeOptions,
 };
 
@@ -20,6 +20,8 @@ pub struct Config {
     pub annotations: Annotations,
     /// Where this instance keeps what outlives a process.
     pub instance: Instance,
+    /// Where kernel settings are written.
+    pub sysctls: Sysctls,
     /// What devices are, whatever their routes say.
     pub devices: Vec<DeviceOverride>,
     /// Names of pods' host-side devices.

@@ -5,7 +5,7 @@ use std::{fs, io};
 use anyhow::{Context, Result};
 use clap::Args;
 
-use super::InstanceArgs;
+use super::{InstanceArgs, SysctlArgs};
 use crate::{
     agent::lock::Lock,
     config::Instance,
@@ -18,6 +18,8 @@ use crate::{
 pub(super) struct DetachArgs {
     #[command(flatten)]
     instance: InstanceArgs,
+    #[command(flatten)]
+    sysctls: SysctlArgs,
 }
 
 /// Removes programs, maps, `lb0` and its routes, and the run-time files.
@@ -26,7 +28,7 @@ pub(super) async fn detach(args: DetachArgs) -> Result<()> {
     let pins = PinDirectory::new(&instance.bpffs, &instance.name)?;
     let _lock = Lock::take(&instance)?;
     // Routes first: they lead node processes to programs that are about to go.
-    host::remove()
+    host::remove(&args.sysctls.into())
         .await
         .context("lb0, its routes or its settings are still there")?;
     load::detach(&pins).context("programs or maps are still there")?;

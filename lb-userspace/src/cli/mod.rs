@@ -19,7 +19,7 @@ mod view;
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::{config::Instance, kubernetes::Annotations};
+use crate::{config::Instance, kubernetes::Annotations, node::Sysctls};
 
 /// Load-balances Kubernetes Services on this node, in the kernel's eBPF programs.
 ///
@@ -83,11 +83,26 @@ struct InstanceArgs {
     #[arg(long, value_name = "NAME", default_value = "lb")]
     instance: String,
     /// A BPF file system; mounted if it is missing.
-    #[arg(long, value_name = "DIR", default_value = "/sys/fs/bpf")]
+    #[arg(long, value_name = "DIR", env = "LB_BPFFS", default_value = "/sys/fs/bpf")]
     bpffs: std::path::PathBuf,
     /// Directory for run-time files; the status is written to DIR/INSTANCE/status.json.
     #[arg(long, value_name = "DIR", default_value = "/run/lb")]
     run_dir: std::path::PathBuf,
+}
+
+/// Where kernel settings are written.
+#[derive(Args, Clone, Debug)]
+struct SysctlArgs {
+    /// The directory of the kernel's network settings. In a container, where /proc/sys is read-only: where the node's
+    /// /proc/sys/net is mounted.
+    #[arg(long, value_name = "DIR", env = "LB_SYSCTLS", default_value = Sysctls::DEFAULT)]
+    sysctls: std::path::PathBuf,
+}
+
+impl From<SysctlArgs> for Sysctls {
+    fn from(SysctlArgs { sysctls }: SysctlArgs) -> Self {
+        Self::at(&sysctls)
+    }
 }
 
 /// Which annotations of Services are read.

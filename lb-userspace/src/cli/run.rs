@@ -5,7 +5,7 @@ use std::{fs, net::SocketAddr, ops::RangeInclusive, path::PathBuf, time::Duratio
 use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
 
-use super::{AnnotationArgs, InstanceArgs, server::ServerArgs};
+use super::{AnnotationArgs, InstanceArgs, SysctlArgs, server::ServerArgs};
 use crate::{
     config::{Config, HealthSettings, SourceConfig, TestSettings},
     load::{ConnectHooks, SocketOptions, TcAttach, UplinkHook},
@@ -39,6 +39,8 @@ pub(super) struct RunArgs {
 
     #[command(flatten)]
     instance: InstanceArgs,
+    #[command(flatten)]
+    sysctls: SysctlArgs,
 
     /// Say what a device is, where its addresses and routes do not tell: NAME or NAME=KIND, with `*` for
     /// any characters. KIND is uplink (the default), tunnel, pod, bridge-port, bridge or ignore. May be
@@ -80,7 +82,7 @@ pub(super) struct RunArgs {
     connect_hooks: ConnectHooks,
     /// Directory of the cgroup (version 2) whose processes these programs see; it should be that of the whole node. In
     /// a container: where the node's is mounted. Otherwise where a cgroup2 file system is mounted.
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", env = "LB_CGROUP")]
     cgroup: Option<PathBuf>,
     /// Entries of each flow table; a connection takes two.
     #[arg(long, value_name = "N", default_value_t = lb_common::abi::capacity::FLOWS)]
@@ -155,6 +157,7 @@ impl RunArgs {
             server,
             node_name,
             instance,
+            sysctls,
             devices,
             pod_devices,
             service_cidrs,
@@ -195,6 +198,7 @@ impl RunArgs {
             },
             annotations: annotations.into(),
             instance: instance.into(),
+            sysctls: sysctls.into(),
             devices,
             pod_devices: Hints::patterns(&pod_devices),
             service_cidrs,

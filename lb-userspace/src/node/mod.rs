@@ -21,5 +21,6 @@ pub use netlink::{NetlinkError, snapshot};
 pub use ports::PortSet;
 pub use prefix::Prefix;
 pub use snapshot::{Address, Link, LinkKind, Route, Snapshot};
+pub use sysctl::Sysctls;
 pub use watch::watch;
 pub use xdp_features::xdp_features;

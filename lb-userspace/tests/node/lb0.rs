@@ -6,7 +6,7 @@ use lb_common::abi::DeviceKind;
 use lb_userspace::{
     model::{DeviceFacts, NodeFacts},
     node::{
-        PortSet,
+        PortSet, Sysctls,
         host::{self, Host, Options},
     },
 };
@@ -19,6 +19,7 @@ fn options() -> Options {
     Options {
         service_cidrs: vec!["10.96.0.0/12".parse().unwrap(), "fd00:96::/112".parse().unwrap()],
         snat_ports: 61000..=65535,
+        sysctls: Sysctls::default(),
     }
 }
 
@@ -150,7 +151,7 @@ fn lb0_carries_service_addresses_and_nothing_remains_of_it_as_root() {
             ],
         );
 
-        host::remove().await.unwrap();
+        host::remove(&Sysctls::default()).await.unwrap();
     });
     assert!(!ns.ip("link show").contains("lb0"));
     assert_eq!(routes(), before);
@@ -162,7 +163,7 @@ fn lb0_carries_service_addresses_and_nothing_remains_of_it_as_root() {
         ),
         (ports, accept, redirects)
     );
-    ns.run(async || host::remove().await.unwrap());
+    ns.run(async || host::remove(&Sysctls::default()).await.unwrap());
 }
 
 #[test]
@@ -220,7 +221,7 @@ fn routes_and_devices_of_others_are_left_alone_as_root() {
                 "fd00:96::/112 src 2001:db8::5 metric 1 pref medium",
             ],
         );
-        host::remove().await.unwrap();
+        host::remove(&Sysctls::default()).await.unwrap();
     });
     assert!(ns.ip("route show 192.0.2.10").contains("dev up0"));
 
@@ -261,7 +262,7 @@ fn node_ports_are_reserved_where_the_kernel_would_give_them_away_as_root() {
         host.reserve(&ports(&[])).await.unwrap();
         assert_eq!(reserved(), "8080,40002,61000-65535");
         host.reserve(&ports(&[50_000])).await.unwrap();
-        host::remove().await.unwrap();
+        host::remove(&Sysctls::default()).await.unwrap();
         assert_eq!(reserved(), "8080,40002", "the administrator's stay");
     });
 }

@@ -6,7 +6,7 @@ use rtnetlink::{
     packet_route::link::{InfoKind, LinkAttribute, LinkInfo, LinkMessage},
 };
 
-use super::{HostError, sysctl};
+use super::{HostError, Sysctls, sysctl};
 use crate::node::facts::{LB0, LB0_PEER};
 
 /// `IN6_ADDR_GEN_MODE_NONE`: no link-local address.
@@ -47,14 +47,14 @@ pub(super) async fn create(handle: &Handle) -> Result<Lb0, HostError> {
 }
 
 /// Sets both ends up, whatever has become of them.
-pub(super) async fn bring_up(handle: &Handle, lb0: &Lb0) -> Result<(), HostError> {
+pub(super) async fn bring_up(handle: &Handle, sysctls: &Sysctls, lb0: &Lb0) -> Result<(), HostError> {
     for device in [LB0, LB0_PEER] {
         // Before it is up, else it gets a link-local address first.
-        sysctl::write(&sysctl::of_device("ipv6", device, "addr_gen_mode"), NO_ADDRESSES)?;
+        sysctls.write(&sysctl::of_device("ipv6", device, "addr_gen_mode"), NO_ADDRESSES)?;
     }
     // Replies come in here whose sources are routed to other devices (other nodes' NodePorts). It can not be made
     // stricter by less than `all`, and nothing comes in here but what our programs redirect.
-    sysctl::write(&sysctl::of_device("ipv4", LB0, "rp_filter"), "0")?;
+    sysctls.write(&sysctl::of_device("ipv4", LB0, "rp_filter"), "0")?;
     let ends = [
         (LB0, LinkUnspec::new_with_index(lb0.index)),
         (LB0_PEER, LinkUnspec::new_with_name(LB0_PEER)),

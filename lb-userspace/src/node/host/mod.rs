@@ -19,7 +19,7 @@ use tokio::task::JoinHandle;
 
 use super::{
     PortSet, Prefix,
-    sysctl::{self, SysctlError},
+    sysctl::{self, SysctlError, Sysctls},
 };
 use crate::model::NodeFacts;
 use device::Lb0;
@@ -38,6 +38,8 @@ pub struct Options {
     pub service_cidrs: Vec<Prefix>,
     /// Ports that SNAT takes for itself.
     pub snat_ports: RangeInclusive<u16>,
+    /// Where kernel settings are written.
+    pub sysctls: Sysctls,
 }
 
 /// What could not be set up.
@@ -105,6 +107,7 @@ pub struct Host {
     lb0: Lb0,
     service_cidrs: Vec<Prefix>,
     snat_ports: PortSet,
+    sysctls: Sysctls,
     /// How it was before us.
     undo: Undo,
 }
@@ -126,6 +129,7 @@ impl Host {
         let Options {
             service_cidrs,
             snat_ports,
+            sysctls,
         } = options;
         let netlink = Netlink::open()?;
         let lb0 = match device::find(&netlink.handle).await? {
@@ -135,18 +139,24 @@ impl Host {
         let before: Undo = lb0.alias.parse().unwrap_or_default();
         let snat_ports = PortSet::from(snat_ports);
         // NodePorts are not known yet: those of a process before stay reserved until they are.
-        let plan = settings::plan(&before, &snat_ports.union(&before.ports()), &PortSet::default());
+        let plan = settings::plan(
+            &sysctls,
+            &before,
+            &snat_ports.union(&before.ports()),
+            &PortSet::default(),
+        );
         // Noted before it is done: after a crash in between there is too much to undo, not too little.
         if plan.undo != before {
             device::set_alias(&netlink.handle, &lb0, &plan.undo.to_string()).await?;
         }
-        plan.apply()?;
-        device::bring_up(&netlink.handle, &lb0).await?;
+        plan.apply(&sysctls)?;
+        device::bring_up(&netlink.handle, &sysctls, &lb0).await?;
         Ok(Self {
             netlink,
             lb0,
             service_cidrs,
             snat_ports,
+            sysctls,
             undo: plan.undo,
         })
     }
@@ -157,11 +167,11 @@ impl Host {
     /// # Errors
     /// If the kernel refuses. It is to be tried again.
     pub async fn reserve(&mut self, node_ports: &PortSet) -> Result<(), HostError> {
-        let plan = settings::plan(&self.undo, &self.snat_ports, node_ports);
+        let plan = settings::plan(&self.sysctls, &self.undo, &self.snat_ports, node_ports);
         if plan.undo != self.undo {
             device::set_alias(&self.netlink.handle, &self.lb0, &plan.undo.to_string()).await?;
         }
-        plan.apply()?;
+        plan.apply(&self.sysctls)?;
         self.undo = plan.undo;
         Ok(())
     }
@@ -199,7 +209,7 @@ impl Host {
         {
             // A reply that leaves by the port it came in on must not make the bridge advise its pods.
             let setting = sysctl::of_device("ipv4", &bridge.name, "send_redirects");
-            errors.extend(sysctl::write(&setting, "0").err().map(HostError::from));
+            errors.extend(self.sysctls.write(&setting, "0").err().map(HostError::from));
         }
         errors
     }
@@ -223,14 +233,14 @@ impl Host {
 ///
 /// # Errors
 /// If a part of it fails; the others are done nevertheless.
-pub async fn remove() -> Result<(), HostError> {
+pub async fn remove(sysctls: &Sysctls) -> Result<(), HostError> {
     let netlink = Netlink::open()?;
     let let_go = neighbours::remove(&netlink.handle).await;
     let let_go = rules::remove(&netlink.handle).await.and(let_go);
     let Some(lb0) = device::find(&netlink.handle).await? else {
         return let_go;
     };
-    let undone = lb0.alias.parse::<Undo>().unwrap_or_default().apply();
+    let undone = lb0.alias.parse::<Undo>().unwrap_or_default().apply(sysctls);
     // Routes and the other end go with it.
     device::delete(&netlink.handle, &lb0).await?;
     undone?;
@@ -272,10 +282,10 @@ mod tests {
     #[test]
     fn work_can_be_done_by_any_thread() {
         fn check<T: Send>(_: T) {}
-        fn all(mut host: Host, facts: &NodeFacts, options: Options) {
+        fn all(mut host: Host, facts: &NodeFacts, options: Options, sysctls: &Sysctls) {
             check(host.sync(Vec::new(), facts));
             check(Host::ensure(options));
-            check(remove());
+            check(remove(sysctls));
         }
         let _ = all;
     }

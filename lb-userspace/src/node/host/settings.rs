@@ -5,7 +5,7 @@
 
 use std::{convert::Infallible, fmt, str::FromStr};
 
-use super::{SysctlError, sysctl};
+use super::{SysctlError, Sysctls};
 use crate::node::PortSet;
 
 /// Ports that the kernel gives to nobody who does not ask for them.
@@ -46,13 +46,13 @@ pub(super) struct Plan {
 
 /// Compares what is with what should be; `before` is the note of a process before. NodePorts are reserved as far as
 /// the kernel would give them to connections of its own choice: their replies would be taken for a Service's packets.
-pub(super) fn plan(before: &Undo, snat_ports: &PortSet, node_ports: &PortSet) -> Plan {
-    let current = reserved_ports();
+pub(super) fn plan(sysctls: &Sysctls, before: &Undo, snat_ports: &PortSet, node_ports: &PortSet) -> Plan {
+    let current = reserved_ports(sysctls);
     let (reserved, added) = reserve(
         &current,
         &before.ports,
         snat_ports,
-        &node_ports.within(&given_ports()),
+        &node_ports.within(&given_ports(sysctls)),
     );
     let mut undo = Undo {
         ports: added,
@@ -60,7 +60,7 @@ pub(super) fn plan(before: &Undo, snat_ports: &PortSet, node_ports: &PortSet) ->
     };
     for (name, value) in SETTINGS {
         let known = undo.settings.iter().any(|(noted, _)| noted == name);
-        if let Some(current) = sysctl::read(name).filter(|current| current != value && !known) {
+        if let Some(current) = sysctls.read(name).filter(|current| current != value && !known) {
             undo.settings.push((name.to_owned(), current));
         }
     }
@@ -68,13 +68,13 @@ pub(super) fn plan(before: &Undo, snat_ports: &PortSet, node_ports: &PortSet) ->
 }
 
 impl Plan {
-    pub(super) fn apply(&self) -> Result<(), SysctlError> {
-        if self.reserved != reserved_ports() {
-            sysctl::write(RESERVED_PORTS, &self.reserved.to_string())?;
+    pub(super) fn apply(&self, sysctls: &Sysctls) -> Result<(), SysctlError> {
+        if self.reserved != reserved_ports(sysctls) {
+            sysctls.write(RESERVED_PORTS, &self.reserved.to_string())?;
         }
         SETTINGS
             .iter()
-            .try_for_each(|(name, value)| sysctl::write(name, value).map(drop))
+            .try_for_each(|(name, value)| sysctls.write(name, value).map(drop))
     }
 }
 
@@ -85,20 +85,20 @@ impl Undo {
     }
 
     /// Puts everything back that nobody else has changed since.
-    pub(super) fn apply(&self) -> Result<(), SysctlError> {
-        let current = reserved_ports();
+    pub(super) fn apply(&self, sysctls: &Sysctls) -> Result<(), SysctlError> {
+        let current = reserved_ports(sysctls);
         let left = current.without(&self.ports);
         if left != current {
             // An empty list is written as a line of its own.
-            sysctl::write(RESERVED_PORTS, &format!("{left}\n"))?;
+            sysctls.write(RESERVED_PORTS, &format!("{left}\n"))?;
         }
         for (name, value) in &self.settings {
             let ours = SETTINGS
                 .iter()
                 .find(|(known, _)| known == name)
                 .map(|(_, value)| *value);
-            if sysctl::read(name).as_deref() == ours {
-                sysctl::write(name, value)?;
+            if sysctls.read(name).as_deref() == ours {
+                sysctls.write(name, value)?;
             }
         }
         Ok(())
@@ -134,15 +134,16 @@ impl fmt::Display for Undo {
     }
 }
 
-fn reserved_ports() -> PortSet {
-    sysctl::read(RESERVED_PORTS)
+fn reserved_ports(sysctls: &Sysctls) -> PortSet {
+    sysctls
+        .read(RESERVED_PORTS)
         .and_then(|text| text.parse().ok())
         .unwrap_or_default()
 }
 
 /// Ports that the kernel gives to those who do not ask for one.
-fn given_ports() -> PortSet {
-    let range = sysctl::read(GIVEN_PORTS).unwrap_or_default();
+fn given_ports(sysctls: &Sysctls) -> PortSet {
+    let range = sysctls.read(GIVEN_PORTS).unwrap_or_default();
     let mut words = range.split_whitespace().filter_map(|word| word.parse().ok());
     match (words.next(), words.next()) {
         (Some(first), Some(last)) => PortSet::from(first..=last),
