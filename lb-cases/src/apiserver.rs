@@ -3,6 +3,8 @@
 //! Found by `LB_ENVTEST` (a folder with `run.sh`), else `KUBEBUILDER_ASSETS` (a folder with `etcd` and
 //! `kube-apiserver`), else `../shared/envtest` beside the workspace.
 
+mod request;
+
 use std::{
     env, fs, io,
     net::TcpListener,
@@ -14,10 +16,14 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 
+pub use request::Request;
+
 /// The file with the process ids of what was started.
 const PIDS: &str = "pids";
 /// The file that keeps the folder when all has ended.
 const KEEP: &str = "keep";
+/// Its log, where the script starts it.
+const LOG: &str = "apiserver.log";
 /// How long a server may take to start.
 const START: Duration = Duration::from_secs(60);
 
@@ -93,6 +99,19 @@ impl ApiServer {
     /// The administrator's kubeconfig.
     pub fn kubeconfig(&self) -> PathBuf {
         self.folder.join("kubeconfig")
+    }
+
+    /// What it was asked, as far as it has answered: a watch counts once it has ended.
+    pub fn requests(&self) -> Vec<Request> {
+        let log = match self.kit {
+            Kit::Script(_) => self.folder.join(LOG),
+            Kit::Binaries(_) => self.folder.join("log1"),
+        };
+        let log = fs::read(log).unwrap_or_default();
+        String::from_utf8_lossy(&log)
+            .lines()
+            .filter_map(Request::from_line)
+            .collect()
     }
 
     /// The same with another token.
@@ -185,6 +204,8 @@ impl ApiServer {
         command
             .env("ETCD_PORT", self.etcd_port.to_string())
             .env_remove("DAEMON");
+        // Every request is in the log.
+        command.args(["-v", "3"]);
         for (flag, value) in [
             ("-feature-gates", &self.gates),
             ("-service-cidr", &self.service_cidrs),
@@ -247,6 +268,7 @@ impl ApiServer {
             ("service-account-signing-key-file", path("sa.key")),
             ("disable-admission-plugins", "ServiceAccount".into()),
             ("feature-gates", self.gates.clone()),
+            ("v", "3".into()),
         ] {
             if !value.is_empty() {
                 apiserver.arg(format!("--{flag}={value}"));

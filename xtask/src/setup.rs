@@ -3,6 +3,8 @@
 //! *Invariants*: does nothing, in milliseconds, when nothing is missing; says in a line what it is about
 //! to do; where it may not act it names exactly what a person has to do.
 
+mod deploy_tools;
+
 use std::path::Path;
 use std::process::Stdio;
 
@@ -62,6 +64,7 @@ pub(crate) fn all(workspace: &Workspace) -> Result<()> {
     packages.extend(missing_tools(&machine));
     install_packages(workspace, &machine, &packages)?;
     let toolchain = toolchain(workspace)?;
+    deploy_tools::ensure(workspace, &machine)?;
     mount_bpffs(workspace, &machine)?;
     let compiler = match &toolchain.compiler {
         Compiler::Debian { .. } => "Debian's rustc-web",
@@ -75,6 +78,7 @@ pub(crate) fn all(workspace: &Workspace) -> Result<()> {
 pub(crate) fn runtime(workspace: &Workspace) -> Result<()> {
     let machine = Machine::from_env()?;
     install_packages(workspace, &machine, &missing_tools(&machine))?;
+    deploy_tools::ensure(workspace, &machine)?;
     mount_bpffs(workspace, &machine)
 }
 
