@@ -23,6 +23,8 @@ const BOTH: [&str; 2] = ["pod1-1", "pod2-1"];
 const CLIENT: &str = "pod1-2";
 /// Connections, or datagrams, by each protocol and family.
 const SENT: u32 = 12;
+/// So many may share a source port with another.
+const SAME: u32 = 3;
 /// For so long at least everything that was sent is in the flow table.
 const LASTING: Duration = Duration::from_secs(25);
 
@@ -179,9 +181,11 @@ fn send(cluster: &Cluster, number: u16) -> Sent {
 
 /// That the flows are those of the connections that were made.
 fn check_flows(cluster: &Cluster, sent: &Sent, since: Instant) {
-    // One that is closed, or had one question and its answer, is forgotten after 30 s: on a machine that is too busy to come
-    // here in time, fewer are left.
-    let complete = || since.elapsed() < LASTING;
+    // Two connections may have drawn one source port, and are one flow then. And one that is closed, or had one question and
+    // its answer, is forgotten after 30 s: on a machine that is too busy to come here in time, fewer are left.
+    let least = |sent: u32| {
+        if since.elapsed() < LASTING { sent - SAME } else { 0 }
+    };
     for (proto, family, shares) in sent {
         let client = pod(cluster, CLIENT, *family);
         let listing = listed(cluster, &["flows", "-s", "shop", "-n", "shop", "-a", &client]);
@@ -189,11 +193,7 @@ fn check_flows(cluster: &Cluster, sent: &Sent, since: Instant) {
             .iter()
             .filter(|row| row["protocol"] == protocol(*proto))
             .collect();
-        let expected = if complete() {
-            SENT as usize..=SENT as usize
-        } else {
-            0..=SENT as usize
-        };
+        let expected = least(SENT) as usize..=SENT as usize;
         assert!(
             expected.contains(&rows.len()),
             "{proto:?} {family:?}: {listing:#}"
@@ -233,28 +233,28 @@ fn check_flows(cluster: &Cluster, sent: &Sent, since: Instant) {
                 }
             }
         }
-        if complete() {
-            assert_eq!(answered, shares.answered, "{proto:?} {family:?}");
+        for (backend, flows) in &answered {
+            let answers = shares.answered.get(backend).copied().unwrap_or_default();
+            assert!(*flows <= answers, "{proto:?} {family:?}: {answered:?}, {shares}");
         }
+        let total: u32 = answered.values().sum();
+        assert!(total >= least(SENT), "{proto:?} {family:?}: {answered:?}");
         let by_client = listed(
             cluster,
             &["flows", "--by", "client", "-s", "shop/shop", "-a", &client],
         );
-        if complete() {
-            assert_eq!(by_client["items"][0]["name"], *client, "{by_client:#}");
-            assert_eq!(by_client["items"][0]["flows"], 2 * SENT, "{by_client:#}");
-        }
+        let flows = by_client["items"][0]["flows"].as_u64().unwrap_or_default();
+        let expected = u64::from(least(2 * SENT))..=u64::from(2 * SENT);
+        assert!(expected.contains(&flows), "{by_client:#}");
+        assert!(
+            flows == 0 || by_client["items"][0]["name"] == *client,
+            "{by_client:#}"
+        );
     }
     let short = listed(cluster, &["flows", "-s", "shop/shop", "--limit", "3"]);
-    if complete() {
-        assert_eq!(
-            (items(&short).len(), &short["omitted"]),
-            (3, &json!(8 * SENT / 2 - 3)),
-            "{short:#}"
-        );
-    } else {
-        eprintln!("not all flows could be counted: this machine is too busy");
-    }
+    let all = items(&short).len() as u64 + short["omitted"].as_u64().unwrap_or_default();
+    let expected = u64::from(least(4 * SENT))..=u64::from(4 * SENT);
+    assert!(items(&short).len() <= 3 && expected.contains(&all), "{short:#}");
 }
 
 /// That clients with affinity are listed with the backend that answered them.

@@ -140,12 +140,13 @@ fn shows_every_step(hook: &str) {
         assert!(cluster.probe("client", Proto::Tcp, to, 10).all_answered());
     }
 
-    let new = trace.wait_for_any(20, &entries, "forwarded-new");
-    assert_eq!(new.len(), 20, "{}", trace.child.tail(40));
-    assert_eq!(
-        counted("forwarded-new") - before,
-        40,
-        "those of the other Service are not shown"
+    // (Two connections may draw one source port, and are one flow then.)
+    let new = trace.wait_for_any(18, &entries, "forwarded-new");
+    assert!(new.len() <= 20, "{}", trace.child.tail(40));
+    let counted = counted("forwarded-new") - before;
+    assert!(
+        (36..=40).contains(&counted),
+        "those of the other Service are not shown: {counted}"
     );
     for packet in &new {
         let names = steps(packet);
@@ -191,8 +192,8 @@ fn shows_every_step(hook: &str) {
     }
     // Answers are seen too, where they are undone.
     trace.wait_for(1, "uplink-out", "forwarded-flow");
-    trace.wait_for(20, "pod-in", "forwarded-new");
-    trace.wait_for(20, "pod-out", "forwarded-flow");
+    trace.wait_for(18, "pod-in", "forwarded-new");
+    trace.wait_for(18, "pod-out", "forwarded-flow");
     for connection in trace.wait_for(20, "connect", "forwarded-new") {
         assert_eq!(connection["device"], Value::Null, "{connection:#}");
         assert!(
