@@ -78,8 +78,12 @@ pub(crate) fn all(workspace: &Workspace) -> Result<()> {
 pub(crate) fn runtime(workspace: &Workspace) -> Result<()> {
     let machine = Machine::from_env()?;
     install_packages(workspace, &machine, &missing_tools(&machine))?;
-    deploy_tools::ensure(workspace, &machine)?;
     mount_bpffs(workspace, &machine)
+}
+
+/// What the tests of `deploy/` call, where it can be had.
+pub(crate) fn deploy_tools(workspace: &Workspace) -> Result<()> {
+    deploy_tools::ensure(workspace, &Machine::from_env()?)
 }
 
 /// The toolchain for BPF, installed if need be.

@@ -80,6 +80,7 @@ impl Kind {
 /// The command.
 pub(crate) fn command(workspace: &Workspace, args: &TestArgs) -> Result<ExitCode> {
     setup::runtime(workspace)?;
+    setup::deploy_tools(workspace)?;
     let object = build::object(workspace, &setup::toolchain(workspace)?, false)?;
     let mut programs = compile(workspace, &object)?;
     programs.retain(|program| args.only.is_none_or(|only| only == program.kind));
