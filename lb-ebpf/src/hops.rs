@@ -93,7 +93,7 @@ pub(crate) fn device<F: Maps>(kernel: &Kernel, tuple: &Tuple<F::Addr>, otherwise
         return hop.device;
     }
     look_up::<F>(kernel.ctx, kernel.device, tuple, 0, &mut hop);
-    trace::way::<F>(kernel.device, tuple, &hop);
+    trace::way::<F>(tuple, &hop);
     if hop.device == 0 {
         return otherwise;
     }

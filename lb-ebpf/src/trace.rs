@@ -66,14 +66,6 @@ pub(crate) enum Of {
     Socket = 1,
 }
 
-impl Of {
-    /// Of which a program with this device is: there is none at sockets.
-    #[inline(always)]
-    pub(crate) const fn device(device: u32) -> Self {
-        if device == 0 { Self::Socket } else { Self::Packet }
-    }
-}
-
 #[inline(always)]
 fn tracing(of: Of) -> Option<&'static mut Tracing> {
     // SAFETY: per-CPU memory of this kind of program; nothing in it is more than a number.
@@ -151,10 +143,26 @@ pub(crate) fn opened<F: Maps>(outcome: u32) -> u32 {
     }
     let index = set.backends.wrapping_add(scratch.position);
     note::<F, _, _>(Of::Packet, Step::Backend, &index, F::backends().get(index));
-    note::<F, _, _>(Of::Packet, Step::Create, &scratch.key, Some(&scratch.flow));
-    let answer = scratch.flow.to.reverse();
-    note::<F, _, _>(Of::Packet, Step::Create, &answer, Some(&scratch.twin));
+    // Two translations in a row have two entries each.
+    if let Some(first) = made::<F>(&scratch.key)
+        && scratch.second != 0
+    {
+        made::<F>(&first.to);
+    }
     0
+}
+
+/// Notes the two entries of a translation. Gives the first.
+#[inline(always)]
+fn made<F: Maps>(key: &Tuple<F::Addr>) -> Option<&'static Flow<F::Addr>> {
+    // SAFETY: as for [`crate::tables::Entry`].
+    let forward = unsafe { F::flows().get(key) };
+    note::<F, _, _>(Of::Packet, Step::Create, key, forward);
+    let answers = forward?.to.reverse();
+    // SAFETY: as above.
+    let reverse = unsafe { F::flows().get(&answers) };
+    note::<F, _, _>(Of::Packet, Step::Create, &answers, reverse);
+    forward
 }
 
 /// A connection got its backend.
@@ -262,43 +270,36 @@ pub(crate) fn checksum(offset: usize, by_kernel: bool) {
 
 /// Notes the way of a packet.
 #[inline(always)]
-pub(crate) fn way<F: Net>(device: u32, tuple: &Tuple<F::Addr>, hop: &NextHop) {
-    if is_traced() {
-        let way = Way {
-            device: hop.device,
-            neighbour: hop.destination,
-            reserved: 0,
-        };
-        note::<F, _, _>(
-            Of::device(device),
-            Step::Route,
-            tuple,
-            (hop.device != 0).then_some(&way),
-        );
-    }
+pub(crate) fn way<F: Net>(tuple: &Tuple<F::Addr>, hop: &NextHop) {
+    let way = Way {
+        device: hop.device,
+        neighbour: hop.destination,
+        reserved: 0,
+    };
+    note::<F, _, _>(Of::Packet, Step::Route, tuple, (hop.device != 0).then_some(&way));
 }
 
 #[inline(always)]
 fn write<T: Copy>(tracing: &mut Tracing, key: &T) {
-    copy(key, tracing.record.key.as_mut_ptr());
+    copy(key, &mut tracing.record.key);
 }
 
 #[inline(always)]
 fn write_value<T: Copy>(tracing: &mut Tracing, value: &T) {
-    copy(value, tracing.record.value.as_mut_ptr());
+    copy(value, &mut tracing.record.value);
 }
 
 /// Word by word: a plain copy would be a call that goes byte by byte.
 #[inline(always)]
-fn copy<T: Copy>(from: &T, to: *mut u8) {
-    const { assert!(size_of::<T>() <= 60, "it has no room in a record") };
+fn copy<T: Copy, const ROOM: usize>(from: &T, to: &mut [u8; ROOM]) {
+    const { assert!(size_of::<T>() <= ROOM, "it has no room in a record") };
     const {
         assert!(
             align_of::<T>() == 4 || size_of::<T>() == 0,
             "it is not made of words"
         );
     };
-    let (from, to) = (ptr::from_ref(from).cast::<u32>(), to.cast::<u32>());
+    let (from, to) = (ptr::from_ref(from).cast::<u32>(), to.as_mut_ptr().cast::<u32>());
     let mut word = 0;
     while word < size_of::<T>() / 4 {
         // SAFETY: within `T`, which is aligned for a word.

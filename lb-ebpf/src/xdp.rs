@@ -227,7 +227,7 @@ fn way<F: Maps>(packet: &Xdp, flow: &Flow<F::Addr>, hop: &mut NextHop) -> Outcom
         return Outcome::ForwardedFlow;
     }
     let result = look_up::<F>(kernel.ctx, kernel.device, &flow.to, length, hop);
-    trace::way::<F>(kernel.device, &flow.to, hop);
+    trace::way::<F>(&flow.to, hop);
     if result == fib::TOO_LARGE {
         return Outcome::PassedToTcMtu;
     }

@@ -31,7 +31,7 @@ pub use set::{ROWS_PER_ELEMENT, Rows, Service, Set};
 pub use trace::{End, Entered, Record, Step, Trace, Traced, Way};
 
 /// Version of the map layout. Part of the pin directory's name.
-pub const LAYOUT_VERSION: u32 = 8;
+pub const LAYOUT_VERSION: u32 = 9;
 
 /// Map names, at most 15 characters (the kernel's limit). A map that exists once per family has a name
 /// for each: `[IPv4, IPv6]`.
@@ -123,6 +123,6 @@ pub mod capacity {
     pub const HELD: u32 = 256;
     /// Ends that can be watched at a time.
     pub const TRACE_ENDS: u32 = 16_384;
-    /// Bytes of the ring that records wait in: some 4,000.
-    pub const TRACE_RING: u32 = 512 * 1024;
+    /// Bytes of the ring that records wait in: some 7,700.
+    pub const TRACE_RING: u32 = 1024 * 1024;
 }

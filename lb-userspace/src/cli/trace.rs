@@ -3,7 +3,7 @@
 mod watched;
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeSet, VecDeque},
     io::{self, Write as _},
     time::{Duration, SystemTime},
 };
@@ -14,7 +14,8 @@ use lb_common::abi::{End, Record};
 use nix::time::{ClockId, clock_gettime};
 use tokio::{
     signal::unix::{SignalKind, signal},
-    time::{Instant, interval, timeout_at},
+    task::yield_now,
+    time::{Instant, sleep, timeout_at},
 };
 
 use super::{InstanceArgs, Output, named, server::ServerArgs};
@@ -69,6 +70,8 @@ microseconds for each packet that is watched, a few hundred nanoseconds for othe
 that was, packets pass the first ones again. At a socket it is not known yet who will connect: connections to DESTINATION are
 shown whoever --from is. One trace at a time on a node. Needs root.";
 
+/// So many records are kept until they are printed (128 MiB); more wait in the ring, and are lost when that is full.
+const WAITING: usize = 1 << 20;
 /// How often it is looked for records.
 const INTERVAL: Duration = Duration::from_millis(20);
 /// For so many ticks, of about a second, programs write records without being told again.
@@ -128,6 +131,7 @@ struct Session {
     tracer: Tracer,
     ends: BTreeSet<End>,
     packets: Packets,
+    waiting: VecDeque<Record>,
     tick_shift: u32,
 }
 
@@ -164,26 +168,16 @@ impl Session {
             tracer,
             ends: ends_of_both,
             packets: Packets::new(names),
+            waiting: VecDeque::new(),
             tick_shift,
         })
     }
 
     /// Prints until there is enough, or nothing more comes.
     async fn run(&mut self, args: &TraceArgs, shown: &mut u64) -> Result<Ended> {
-        let mut looks = interval(INTERVAL);
         let mut told = Instant::now();
         loop {
-            looks.tick().await;
-            while let Some(record) = self.tracer.record() {
-                self.follow(&record);
-                if let Some(packet) = self.packets.take(&record) {
-                    show(&packet, args.output)?;
-                    *shown += 1;
-                }
-                if args.count.is_some_and(|count| *shown >= count) {
-                    return Ok(Ended::Done);
-                }
-            }
+            self.fetch();
             if told.elapsed() >= Duration::from_secs(1) {
                 if self.tracer.is_left_behind() {
                     return Ok(Ended::LeftBehind);
@@ -191,6 +185,29 @@ impl Session {
                 self.tracer.until(tick(self.tick_shift).wrapping_add(LEASE))?;
                 told = Instant::now();
             }
+            let Some(record) = self.waiting.pop_front() else {
+                sleep(INTERVAL).await;
+                continue;
+            };
+            if let Some(packet) = self.packets.take(&record) {
+                show(&packet, args.output)?;
+                *shown += 1;
+                // Others may want to end this, however many packets there are.
+                yield_now().await;
+            }
+            if args.count.is_some_and(|count| *shown >= count) {
+                return Ok(Ended::Done);
+            }
+        }
+    }
+
+    /// Makes room in the ring: it is small, and to print takes longer than to write it full again.
+    fn fetch(&mut self) {
+        while self.waiting.len() < WAITING
+            && let Some(record) = self.tracer.record()
+        {
+            self.follow(&record);
+            self.waiting.push_back(record);
         }
     }
 

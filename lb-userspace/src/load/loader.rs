@@ -270,35 +270,39 @@ pub fn detach(pins: &PinDirectory) -> Result<(), PinDirectoryError> {
     pins.remove()
 }
 
-/// Has all programs verified that will be used, each by a thread of its own: most of the time that a start takes.
+/// Has all programs verified that will be used.
 fn verify(ebpf: &mut Ebpf, hook: UplinkHook) -> Result<(), LoadError> {
-    for name in PROGRAMS.into_iter().chain([SWEEP]) {
-        classifier(ebpf, name)?;
+    let mut names: Vec<_> = PROGRAMS.into_iter().chain([SWEEP]).collect();
+    names.extend(hook.is_xdp().then_some(xdp::PROGRAM));
+    let verified = verify_all(ebpf, &names)?;
+    verified
+        .into_iter()
+        .try_for_each(|(name, verified)| verified.map_err(|source| LoadError::Program { name, source }))
+}
+
+/// What the verifier says of a program.
+pub(super) type Verified = (&'static str, Result<(), ProgramError>);
+
+/// Has these programs verified, each by a thread of its own: most of the time that a start takes.
+///
+/// # Errors
+/// If the object lacks one.
+pub(super) fn verify_all(ebpf: &mut Ebpf, names: &[&'static str]) -> Result<Vec<Verified>, LoadError> {
+    if let Some(missing) = names.iter().find(|name| ebpf.program(name).is_none()) {
+        return Err(LoadError::MissingProgram(missing));
     }
-    if hook.is_xdp() {
-        xdp::program(ebpf).map_err(|_| LoadError::MissingProgram(xdp::PROGRAM))?;
-    }
-    let all = || {
-        PROGRAMS
-            .into_iter()
-            .chain([SWEEP])
-            .chain(hook.is_xdp().then_some(xdp::PROGRAM))
-    };
-    let named = |name: &str| all().find(|known| *known == name);
-    thread::scope(|scope| {
-        let verified: Vec<_> = ebpf
+    let named = |name: &str| names.iter().find(|known| **known == name).copied();
+    Ok(thread::scope(|scope| {
+        let threads: Vec<_> = ebpf
             .programs_mut()
             .filter_map(|(name, program)| Some((named(name)?, program)))
-            .map(|(name, program)| {
-                let verified = scope.spawn(|| verify_one(program));
-                (name, verified)
-            })
+            .map(|(name, program)| (name, scope.spawn(|| verify_one(program))))
             .collect();
-        verified.into_iter().try_for_each(|(name, thread)| {
-            let loaded = thread.join().unwrap_or_else(|panic| resume_unwind(panic));
-            loaded.map_err(|source| LoadError::Program { name, source })
-        })
-    })
+        let join = |(name, thread): (_, thread::ScopedJoinHandle<'_, _>)| {
+            (name, thread.join().unwrap_or_else(|panic| resume_unwind(panic)))
+        };
+        threads.into_iter().map(join).collect()
+    }))
 }
 
 /// How often the verifier may be disturbed.

@@ -6,7 +6,7 @@
 //! *Invariant*: whatever becomes of this process, the first instances go on by themselves within seconds: they are told until
 //! when somebody watches, and that is moved on only while this process runs.
 
-use std::{fmt, fs, panic::resume_unwind, path::PathBuf, thread};
+use std::{fmt, fs, path::PathBuf};
 
 use aya::{
     Ebpf, EbpfError, EbpfLoader,
@@ -15,10 +15,16 @@ use aya::{
 };
 use lb_common::abi::{End, Record, Trace, Traced, names};
 
-use super::{LoadError, PinDirectory, loader::verify_one, object, xdp};
+use super::{LoadError, PinDirectory, loader::verify_all, object, tc::PROGRAMS, xdp};
 
 /// The programs at sockets that have a second instance.
 const CONNECT: [&str; 2] = ["connect4", "connect6"];
+/// The arrays that have a place for one program, and which.
+const ONE_EACH: [(&str, &str); 3] = [
+    (names::TRACE_XDP, xdp::PROGRAM),
+    (names::TRACE_CONNECT[0], CONNECT[0]),
+    (names::TRACE_CONNECT[1], CONNECT[1]),
+];
 
 /// Why nothing can be watched.
 #[derive(Debug, thiserror::Error)]
@@ -50,6 +56,7 @@ pub struct Tracer {
     trace: Array<MapData, Trace>,
     ends: HashMap<MapData, End, u32>,
     ring: RingBuf<MapData>,
+    places: Vec<Places>,
     at: PathBuf,
     id: u32,
     flags: u32,
@@ -97,22 +104,28 @@ impl Tracer {
         let mut ebpf = loader.load(object).map_err(LoadError::Maps)?;
         let trace = map(&mut ebpf, names::TRACE)?;
         let missing = verify(&mut ebpf)?;
+        let mut tc: Places = map(&mut ebpf, names::TRACE_TC)?;
         for program in Traced::ALL {
-            place(&mut ebpf, names::TRACE_TC, program as u32, program.program())?;
+            place(&ebpf, names::TRACE_TC, &mut tc, program as u32, program.program())?;
         }
-        place(&mut ebpf, names::TRACE_XDP, 0, xdp::PROGRAM)?;
-        for (array, program) in names::TRACE_CONNECT.into_iter().zip(CONNECT) {
+        let mut places = vec![tc];
+        for (array, program) in ONE_EACH {
+            let mut one: Places = map(&mut ebpf, array)?;
             if missing.iter().all(|(name, _)| *name != program) {
-                place(&mut ebpf, array, 0, program)?;
+                place(&ebpf, array, &mut one, 0, program)?;
             }
+            places.push(one);
         }
         let ends = map(&mut ebpf, names::TRACE_ENDS)?;
-        let ring = map(&mut ebpf, names::TRACE_RING)?;
+        let mut ring: RingBuf<_> = map(&mut ebpf, names::TRACE_RING)?;
+        // What somebody left who was killed.
+        while ring.next().is_some() {}
         Ok(Self {
             _ebpf: ebpf,
             trace,
             ends,
             ring,
+            places,
             at,
             id,
             flags: 0,
@@ -201,46 +214,45 @@ impl Drop for Tracer {
         for end in &self.put {
             let _ = self.ends.remove(end);
         }
+        // They would stay in the kernel for as long as the arrays are pinned. Whoever finds a place empty goes on.
+        for places in &mut self.places {
+            for index in places.indices().flatten().collect::<Vec<_>>() {
+                let _ = places.clear_index(&index);
+            }
+        }
     }
 }
 
-/// Has all programs verified, each by a thread of its own. Gives those at sockets that the kernel does not take.
+/// Has all programs verified. Gives those at sockets that the kernel does not take.
 fn verify(ebpf: &mut Ebpf) -> Result<Vec<(&'static str, ProgramError)>, LoadError> {
-    let all = || {
-        Traced::ALL
-            .map(Traced::program)
-            .into_iter()
-            .chain([xdp::PROGRAM])
-            .chain(CONNECT)
-    };
-    let named = |name: &str| all().find(|known| *known == name);
+    let packets = PROGRAMS.into_iter().chain([xdp::PROGRAM]);
+    let names: Vec<_> = packets.chain(CONNECT).collect();
     let mut missing = Vec::new();
-    thread::scope(|scope| {
-        let verified: Vec<_> = ebpf
-            .programs_mut()
-            .filter_map(|(name, program)| Some((named(name)?, program)))
-            .map(|(name, program)| (name, scope.spawn(|| verify_one(program))))
-            .collect();
-        for (name, thread) in verified {
-            match thread.join().unwrap_or_else(|panic| resume_unwind(panic)) {
-                Err(why) if CONNECT.contains(&name) => missing.push((name, why)),
-                other => other.map_err(|source| LoadError::Program { name, source })?,
-            }
+    for (name, verified) in verify_all(ebpf, &names)? {
+        match verified {
+            Err(why) if CONNECT.contains(&name) => missing.push((name, why)),
+            verified => verified.map_err(|source| LoadError::Program { name, source })?,
         }
-        Ok(missing)
-    })
+    }
+    Ok(missing)
 }
 
+/// A program's second instance goes here.
+type Places = ProgramArray<MapData>;
+
 /// Puts a program into an array.
-fn place(ebpf: &mut Ebpf, array: &'static str, index: u32, name: &'static str) -> Result<(), TracerError> {
+fn place(
+    ebpf: &Ebpf,
+    array: &'static str,
+    places: &mut Places,
+    index: u32,
+    name: &'static str,
+) -> Result<(), TracerError> {
     let program: &Program = ebpf.program(name).ok_or(LoadError::MissingProgram(name))?;
     let program = program
         .fd()
-        .and_then(|fd| Ok(fd.try_clone()?))
         .map_err(|source| LoadError::Program { name, source })?;
-    let found = ebpf.map_mut(array).ok_or(LoadError::MissingProgram(array))?;
-    let mut programs = ProgramArray::try_from(found).map_err(broken(array))?;
-    programs.set(index, &program, 0).map_err(broken(array))
+    places.set(index, program, 0).map_err(broken(array))
 }
 
 fn map<T: TryFrom<Map, Error = MapError>>(ebpf: &mut Ebpf, name: &'static str) -> Result<T, TracerError> {
