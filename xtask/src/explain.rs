@@ -3,17 +3,13 @@
 //!
 //! *Input*: how many cells. *Output*: a check for each, and one for the remedy of each that has no answer.
 
-use std::fs;
 use std::process::ExitCode;
-use std::time::Instant;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::Result;
 use clap::Args;
 
-use crate::build::{self, OBJECT_VARIABLE};
-use crate::child::{self, say};
-use crate::report::{Check, Report, Skips};
-use crate::setup;
+use crate::labs::Labs;
+use crate::report::Report;
 use crate::workspace::Workspace;
 
 /// The tests with the cells, one for each pod network.
@@ -46,49 +42,17 @@ pub(crate) struct ExplainArgs {
 
 /// The command.
 pub(crate) fn command(workspace: &Workspace, args: &ExplainArgs) -> Result<ExitCode> {
-    setup::runtime(workspace)?;
-    let object = build::object(workspace, &setup::toolchain(workspace)?, false)?;
-    let folder = workspace
-        .target()
-        .join("xtask")
-        .join(format!("explain-{}", std::process::id()));
-    fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
-    let mut cargo = child::cargo(workspace);
-    cargo
-        .env(OBJECT_VARIABLE, object)
-        .env("LB_EXPLAIN_SAMPLE", args.cells.div_ceil(NETWORKS).to_string())
-        .env("LB_EXPLAIN_SEED", args.seed.to_string())
-        .env("LB_EXPLAIN_REPORT", &folder)
-        .args(["test", "--locked", "--package", "lb-userspace", "--test", "e2e"])
-        .args(["--", "--nocapture", "--test-threads", "1", TESTS])
-        .stdout(std::io::stderr());
-    let start = Instant::now();
-    let status = cargo
-        .status()
-        .with_context(|| format!("cannot start `{}`", child::line(&cargo)))?;
-    let mut files: Vec<_> = fs::read_dir(&folder)
-        .with_context(|| format!("cannot read {}", folder.display()))?
-        .filter_map(|entry| Some(entry.ok()?.path()))
-        .collect();
-    files.sort();
+    let labs = Labs {
+        name: "explain-check",
+        tests: TESTS,
+        report: "LB_EXPLAIN_REPORT",
+        variables: &[
+            ("LB_EXPLAIN_SAMPLE", args.cells.div_ceil(NETWORKS).to_string()),
+            ("LB_EXPLAIN_SEED", args.seed.to_string()),
+        ],
+    };
     let mut report = Report::default();
-    if files.is_empty() {
-        ensure!(
-            status.success(),
-            "the cells do not build or run; what was printed is above"
-        );
-        report.skip("explain", "cannot be tried here, see above", Skips::from_env());
-    }
-    for file in &files {
-        let text = fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
-        let checks: Vec<Check> = serde_json::from_str(&text)
-            .with_context(|| format!("{} is not what it should be", file.display()))?;
-        checks.into_iter().for_each(|check| report.check(check));
-    }
-    fs::remove_dir_all(&folder).with_context(|| format!("cannot remove {}", folder.display()))?;
-    say(format!(
-        "explain-check took {:.0} s",
-        start.elapsed().as_secs_f32()
-    ));
+    let checks = labs.run(workspace, &mut report)?;
+    checks.into_iter().for_each(|check| report.check(check));
     Ok(report.finish(args.json)?)
 }

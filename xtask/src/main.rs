@@ -10,6 +10,7 @@ mod cross;
 mod demo;
 mod explain;
 mod image;
+mod labs;
 mod ledger;
 mod machine;
 mod matrix;

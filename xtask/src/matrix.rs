@@ -1,6 +1,6 @@
 //! `cargo xtask matrix`: every kind of client to every address of every kind of Service, in every pod network, by real
-//! packets, which must agree with a table and with what `lb-agent explain` decides. The cells themselves are a test, see `lb-userspace/tests/e2e/matrix.rs`; a sample of them is a part of
-//! `cargo xtask test`.
+//! packets, which must agree with a table and with what `lb-agent explain` decides. The cells themselves are a test, see
+//! `lb-userspace/tests/e2e/matrix.rs`; a sample of them is a part of `cargo xtask test`.
 //!
 //! *Input*: networks, hooks, how many cells. *Output*: a check for each cell.
 
@@ -8,15 +8,13 @@ mod docs;
 
 use std::fs;
 use std::process::ExitCode;
-use std::time::Instant;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
 
-use crate::build::{self, OBJECT_VARIABLE};
-use crate::child::{self, say};
-use crate::report::{Check, Report, Skips};
-use crate::setup;
+use crate::child::say;
+use crate::labs::Labs;
+use crate::report::Report;
 use crate::workspace::Workspace;
 
 /// The test with the cells.
@@ -108,53 +106,27 @@ impl Hook {
 
 /// The command.
 pub(crate) fn command(workspace: &Workspace, args: &MatrixArgs) -> Result<ExitCode> {
-    setup::runtime(workspace)?;
-    let object = build::object(workspace, &setup::toolchain(workspace)?, false)?;
-    let folder = workspace.target().join("xtask");
-    fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
-    let file = folder.join(format!("matrix-{}.json", std::process::id()));
-    let mut cargo = child::cargo(workspace);
-    cargo
-        .env(OBJECT_VARIABLE, object)
-        .env("LB_MATRIX_NETWORKS", args.pod_network.names())
-        .env("LB_MATRIX_HOOKS", args.hook.names())
-        .env(
-            "LB_MATRIX_SAMPLE",
-            args.sample.map(|n| n.to_string()).unwrap_or_default(),
-        )
-        .env("LB_MATRIX_SEED", args.seed.to_string())
-        .env("LB_MATRIX_REPORT", &file)
-        .args(["test", "--locked", "--package", "lb-userspace", "--test", "e2e"])
-        .args(["--", "--nocapture", "--exact", TEST])
-        .stdout(std::io::stderr());
-    let start = Instant::now();
-    let status = cargo
-        .status()
-        .with_context(|| format!("cannot start `{}`", child::line(&cargo)))?;
-    let mut report = Report::default();
-    let Ok(text) = fs::read_to_string(&file) else {
-        ensure!(
-            status.success(),
-            "the matrix does not build or run; what was printed is above"
-        );
-        report.skip("matrix", "cannot be tried here, see above", Skips::from_env());
-        return Ok(report.finish(args.json)?);
+    let labs = Labs {
+        name: "matrix",
+        tests: TEST,
+        report: "LB_MATRIX_REPORT",
+        variables: &[
+            ("LB_MATRIX_NETWORKS", args.pod_network.names().to_owned()),
+            ("LB_MATRIX_HOOKS", args.hook.names().to_owned()),
+            (
+                "LB_MATRIX_SAMPLE",
+                args.sample.map(|n| n.to_string()).unwrap_or_default(),
+            ),
+            ("LB_MATRIX_SEED", args.seed.to_string()),
+        ],
     };
-    fs::remove_file(&file).with_context(|| format!("cannot remove {}", file.display()))?;
-    let checks: Vec<Check> = serde_json::from_str(&text)
-        .with_context(|| format!("{} is not what it should be", file.display()))?;
-    say(format!(
-        "{} cells in {:.0} s",
-        checks.len(),
-        start.elapsed().as_secs_f32()
-    ));
-    if args.update_docs {
+    let mut report = Report::default();
+    let checks = labs.run(workspace, &mut report)?;
+    if args.update_docs && !checks.is_empty() {
         let path = workspace.root().join("docs/reachability.md");
         fs::write(&path, docs::page(&checks)?).with_context(|| format!("cannot write {}", path.display()))?;
         say(format!("{} is written", path.display()));
     }
-    for check in checks {
-        report.check(check);
-    }
+    checks.into_iter().for_each(|check| report.check(check));
     Ok(report.finish(args.json)?)
 }

@@ -10,6 +10,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     env, fs,
     net::{IpAddr, SocketAddr},
+    path::Path,
     sync::{
         Mutex, PoisonError,
         atomic::{AtomicUsize, Ordering},
@@ -122,7 +123,8 @@ fn cells_are_as_the_table_says_as_root() {
                 json!({"id": one.cell.to_string(), "expected": one.expected, "seen": one.seen, "ok": one.ok})
             })
             .collect();
-        fs::write(report, json!(checks).to_string()).expect("the report can be written");
+        let file = Path::new(report).join("cells.json");
+        fs::write(file, json!(checks).to_string()).expect("the report can be written");
     }
     let failures: Vec<_> = judged
         .iter()
