@@ -12,7 +12,7 @@ use lb_common::{
 };
 
 use crate::{
-    before, fragment, held, link,
+    before, fragment, handover, held, link,
     maps::Maps,
     mtu, odd,
     packet::{Tc, Xdp},
@@ -95,6 +95,10 @@ of_packets! {
     tc_begin4, tc_begin6: Tc { skb: __sk_buff }.begin(hook) = watch::begin_tc;
     /// As at TC.
     xdp_begin4, xdp_begin6: Xdp { md: xdp_md }.begin() = watch::begin_xdp;
+    /// Whether this generation serves the packet, see [`handover`]; 0: the one before does.
+    tc_serves4, tc_serves6: Tc { skb: __sk_buff }.serves(program) = handover::serves_tc;
+    /// As at TC.
+    xdp_serves4, xdp_serves6: Xdp { md: xdp_md }.serves() = handover::serves_xdp;
     /// Remembers the first fragment in the workspace, and has those follow that came before it; 0: it is lost.
     tc_first4, tc_first6: Tc { skb: __sk_buff }.first(phase, going) = fragment::tc;
     /// Remembers the first fragment in the workspace; 1: others wait for it at TC.

@@ -16,6 +16,7 @@ mod before;
 mod fib;
 mod fragment;
 mod global;
+mod handover;
 mod held;
 mod hops;
 mod link;
@@ -43,6 +44,7 @@ use lb_common::abi::{DeviceKind, Hook, Traced};
 /// XDP on an uplink: as [`uplink_in`], to which it leaves what XDP cannot send.
 #[xdp(frags)]
 pub fn uplink_xdp(ctx: XdpContext) -> u32 {
+    handover::xdp(&ctx);
     watch::xdp(&ctx);
     trace::end(xdp::xdp(&ctx))
 }
@@ -50,6 +52,7 @@ pub fn uplink_xdp(ctx: XdpContext) -> u32 {
 /// TC ingress of uplinks and tunnels: clients outside, and replies from other nodes.
 #[classifier]
 pub fn uplink_in(ctx: TcContext) -> i32 {
+    handover::tc(&ctx, Traced::UplinkIn);
     watch::tc(&ctx, Traced::UplinkIn);
     trace::end(before::tc(&ctx, Hook::UplinkIn, DeviceKind::Uplink))
 }
@@ -57,6 +60,7 @@ pub fn uplink_in(ctx: TcContext) -> i32 {
 /// TC egress of uplinks and tunnels: replies to clients outside, and this node's way to other nodes' ports.
 #[classifier]
 pub fn uplink_out(ctx: TcContext) -> i32 {
+    handover::tc(&ctx, Traced::UplinkOut);
     watch::tc(&ctx, Traced::UplinkOut);
     trace::end(after::tc(&ctx, Hook::UplinkOut))
 }
@@ -64,6 +68,7 @@ pub fn uplink_out(ctx: TcContext) -> i32 {
 /// TC ingress of a pod's device: what the pod sends.
 #[classifier]
 pub fn pod_in(ctx: TcContext) -> i32 {
+    handover::tc(&ctx, Traced::PodIn);
     watch::tc(&ctx, Traced::PodIn);
     trace::end(before::tc(&ctx, Hook::PodIn, DeviceKind::Pod))
 }
@@ -71,6 +76,7 @@ pub fn pod_in(ctx: TcContext) -> i32 {
 /// TC ingress of a pod's device that is a port of a bridge: as [`pod_in`], and replies must reach the stack.
 #[classifier]
 pub fn bridge_port_in(ctx: TcContext) -> i32 {
+    handover::tc(&ctx, Traced::BridgePortIn);
     watch::tc(&ctx, Traced::BridgePortIn);
     trace::end(before::tc(&ctx, Hook::PodIn, DeviceKind::BridgePort))
 }
@@ -78,6 +84,7 @@ pub fn bridge_port_in(ctx: TcContext) -> i32 {
 /// TC egress of a pod's device: what the pod receives.
 #[classifier]
 pub fn pod_out(ctx: TcContext) -> i32 {
+    handover::tc(&ctx, Traced::PodOut);
     watch::tc(&ctx, Traced::PodOut);
     trace::end(after::tc(&ctx, Hook::PodOut))
 }
@@ -85,6 +92,7 @@ pub fn pod_out(ctx: TcContext) -> i32 {
 /// TC egress of lb0: node processes to Service addresses.
 #[classifier]
 pub fn host_out(ctx: TcContext) -> i32 {
+    handover::tc(&ctx, Traced::HostOut);
     watch::tc(&ctx, Traced::HostOut);
     trace::end(before::tc(&ctx, Hook::HostOut, DeviceKind::Host))
 }
@@ -92,6 +100,7 @@ pub fn host_out(ctx: TcContext) -> i32 {
 /// TC egress of lo: node processes to their own node's ports, and replies of host-network backends to them.
 #[classifier]
 pub fn loopback_out(ctx: TcContext) -> i32 {
+    handover::tc(&ctx, Traced::LoopbackOut);
     watch::tc(&ctx, Traced::LoopbackOut);
     trace::end(before::tc(&ctx, Hook::LoopbackOut, DeviceKind::Loopback))
 }

@@ -126,6 +126,10 @@ pub(crate) static trace_connect4: TracedOne = ProgramArray::new();
 #[btf_map]
 pub(crate) static trace_connect6: TracedOne = ProgramArray::new();
 #[btf_map]
+pub(crate) static handover_tc: ProgramArray<{ Traced::ALL.len() }> = ProgramArray::new();
+#[btf_map]
+pub(crate) static handover_xdp: ProgramArray<1> = ProgramArray::new();
+#[btf_map]
 pub(crate) static tracing: PerCpuArray<Tracing, 2> = PerCpuArray::new();
 #[btf_map]
 pub(crate) static whole: PerCpuArray<Whole, 1> = PerCpuArray::new();

@@ -160,7 +160,7 @@ fn made<F: Maps>(key: &Tuple<F::Addr>) -> Option<&'static Flow<F::Addr>> {
     note::<F, _, _>(Of::Packet, Step::Create, key, forward);
     let answers = forward?.to.reverse();
     // SAFETY: as above.
-    let reverse = unsafe { F::flows().get(&answers) };
+    let reverse = unsafe { F::flows().get(answers) };
     note::<F, _, _>(Of::Packet, Step::Create, &answers, reverse);
     forward
 }

@@ -187,7 +187,7 @@ pub async fn run(config: Config) -> Result<()> {
     let writes = Writes::default();
     let store = store.wrapped(&writes);
     let sweeper = loaded.sweeper()?;
-    let inherited = !loaded.adopted().is_empty();
+    let inherited = loaded.inherits_flows();
     let mut reconciler = Reconciler::new(settings, store, changes.backlog());
     let status = reconciler.status();
 

@@ -16,6 +16,7 @@ pub mod inspect;
 pub mod kubernetes;
 pub mod load;
 pub mod maps;
+mod membarrier;
 pub mod metrics;
 pub mod model;
 pub mod node;

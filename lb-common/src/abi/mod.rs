@@ -10,6 +10,7 @@ mod counter;
 mod flow;
 mod fragment;
 mod frontend;
+mod handover;
 mod node;
 mod peer;
 mod pod;
@@ -24,6 +25,7 @@ pub use counter::{COUNTERS, Counter, Event, Hook, Kind, Outcome};
 pub use flow::{Action, Flow, Phase, State, Tuple};
 pub use fragment::{Fragment, FragmentKey, Held, Waiting};
 pub use frontend::{Address, Frontend, FrontendKey, FrontendKind};
+pub use handover::Stage;
 pub use node::{Device, DeviceKind, Node, Source, SourceClass, XDP_OUT};
 pub use peer::Peer;
 pub use range::{Range, RangeKey};
@@ -87,6 +89,12 @@ pub mod names {
     pub const TRACE_XDP: &str = "trace_xdp";
     /// As above, at the sockets: `[connect4, connect6]`.
     pub const TRACE_CONNECT: [&str; 2] = ["trace_connect4", "trace_connect6"];
+    /// How far a change of generations has come: one [`super::Stage`]. Of the instance that looks; no pin.
+    pub const HANDOVER: &str = ".data.handover";
+    /// [`super::Traced`] to the program at TC of the generation before, while flows are copied from its tables.
+    pub const HANDOVER_TC: &str = "handover_tc";
+    /// As above, at XDP.
+    pub const HANDOVER_XDP: &str = "handover_xdp";
 }
 
 /// Default capacities (elements). The agent can make maps larger or smaller when it loads them.

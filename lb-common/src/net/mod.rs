@@ -18,6 +18,7 @@ mod edit;
 mod flow;
 mod fragment;
 mod frontend;
+mod handover;
 mod hash;
 mod held;
 mod icmp;
@@ -44,6 +45,7 @@ pub use flow::{
 };
 pub use fragment::{Fragments, known, later_tuple, remember, translate_later};
 pub use frontend::{at_lb0, range_bits};
+pub use handover::is_taken_over;
 pub use hash::{datagram_hash, flow_hash};
 pub use held::{Hold, hold, is_good};
 pub use icmp::translate_error;

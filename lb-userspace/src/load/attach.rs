@@ -20,9 +20,11 @@ use aya::{
     sys::SyscallError,
 };
 use lb_common::abi::DeviceKind;
+use tracing::warn;
 
 use super::{
     Direction, PinDirectory, PinDirectoryError,
+    handover::{Handover, kept},
     loader::classifier,
     pin::{Place, failed},
     sockets::{AtSockets, Sockets},
@@ -48,7 +50,20 @@ pub struct Attachments {
     sockets: Sockets,
     /// Maps whose pins are replaced after the first `sync`.
     unpublished: Vec<String>,
+    /// How the first `sync` begins, if tables of the process before are laid out otherwise.
+    handover: Option<Handover>,
     maps: BTreeSet<String>,
+}
+
+/// What there is of maps when nothing is attached yet.
+#[derive(Debug)]
+pub(super) struct Maps {
+    /// Names of those that have no pin of their own yet.
+    pub(super) unpublished: Vec<String>,
+    /// Names of those that are used on.
+    pub(super) adopted: BTreeSet<String>,
+    /// If there are tables of another layout.
+    pub(super) handover: Option<Handover>,
 }
 
 /// A device, as far as attaching is concerned.
@@ -113,9 +128,8 @@ impl Attachments {
         pins: PinDirectory,
         tcx: bool,
         hook: UplinkHook,
-        fresh: Vec<String>,
-        adopted: BTreeSet<String>,
         sockets: Sockets,
+        maps: Maps,
     ) -> Result<Self, PinDirectoryError> {
         let inherited = if tcx {
             pins.pinned_links()?
@@ -123,7 +137,12 @@ impl Attachments {
             pins.noted_filters()?
         };
         let xdp = Uplinks::new(hook, pins.pinned_xdp()?);
-        let maps = adopted.into_iter().chain(fresh.iter().cloned()).collect();
+        let Maps {
+            unpublished,
+            adopted,
+            handover,
+        } = maps;
+        let maps = adopted.into_iter().chain(unpublished.iter().cloned()).collect();
         Ok(Self {
             ebpf,
             pins,
@@ -132,7 +151,8 @@ impl Attachments {
             inherited,
             xdp,
             sockets,
-            unpublished: fresh,
+            unpublished,
+            handover,
             maps,
         })
     }
@@ -173,6 +193,10 @@ impl Attachments {
         let devices: Vec<Target> = devices.into_iter().collect();
         let wanted: BTreeMap<Place, (String, &'static str)> = devices.iter().flat_map(places).collect();
         let mut errors = Vec::new();
+        let handover = self.handover.take().and_then(|handover| {
+            let begun = self.begin_handover(handover, &wanted);
+            begun.map_err(|error| errors.push(error.into())).ok()
+        });
         // Removal first: an index or a name may have passed to another device.
         let gone: Vec<Place> = self
             .attached
@@ -220,8 +244,56 @@ impl Attachments {
         errors.extend(self.xdp.sync(&mut self.ebpf, &self.pins, &uplinks));
         // What a socket leaves to TC, TC serves.
         errors.extend(self.sockets.sync(&mut self.ebpf, &self.pins));
+        if let Some(handover) = handover {
+            handover.end();
+        }
         errors.extend(self.publish().err().map(AttachError::from));
         errors
+    }
+
+    /// Puts the instances that look whose a packet is in place of the programs of the process before, and copies the tables that
+    /// are laid out otherwise.
+    fn begin_handover(
+        &mut self,
+        mut handover: Handover,
+        wanted: &BTreeMap<Place, (String, &'static str)>,
+    ) -> Result<Handover, PinDirectoryError> {
+        // Whoever comes after this process, however it ends, is to find both.
+        let tables = self
+            .unpublished
+            .extract_if(.., |name| kept().any(|kept| kept == name));
+        for name in tables.collect::<Vec<_>>() {
+            self.pins.publish_table(&name)?;
+        }
+        let mut failures = Vec::new();
+        for (place, path) in &self.inherited {
+            let Some((device, program)) = wanted.get(place) else {
+                continue;
+            };
+            let done = handover
+                .classifier(program)
+                .map_err(BoxError::from)
+                .and_then(|classifier| {
+                    if self.tcx {
+                        take_over(classifier, device, place.1, path).map(drop)
+                    } else {
+                        attach_filter(classifier, device, place.1)
+                    }
+                });
+            failures.extend(done.err().map(|error| format!("{device} ({}): {error}", place.1)));
+        }
+        failures.extend(
+            handover
+                .xdp()
+                .into_iter()
+                .flat_map(|program| self.xdp.hand_over(program)),
+        );
+        for failure in failures {
+            // What is not replaced here is a few lines on, and flows that are opened until then may be missed.
+            warn!("the programs of the agent before are replaced at once: {failure}");
+        }
+        handover.copy();
+        Ok(handover)
     }
 
     /// From here on, whoever opens a map by its pin sees those of the programs that now run.

@@ -3,7 +3,7 @@
 //! *Invariant*: nothing that packets pass through is touched here; a load that fails leaves the agent before it
 //! working.
 
-use std::{collections::BTreeMap, fs, io::ErrorKind, panic::resume_unwind, thread};
+use std::{collections::BTreeMap, fs, io::ErrorKind, panic::resume_unwind, path::PathBuf, thread};
 
 use aya::{
     Ebpf, EbpfError, EbpfLoader, TestRun, TestRunOptions,
@@ -13,8 +13,15 @@ use aya::{
 use lb_common::abi::{capacity, names};
 
 use super::{
-    Attachments, ObjectError, PinDirectory, PinDirectoryError, SocketOptions, TcAttach, UplinkHook, object,
-    pin::failed, probe, sockets::Sockets, tc::PROGRAMS, xdp,
+    Attachments, ObjectError, PinDirectory, PinDirectoryError, SocketOptions, TcAttach, UplinkHook,
+    attach::Maps,
+    handover::{Handover, Heritage, kept},
+    object,
+    pin::failed,
+    probe,
+    sockets::Sockets,
+    tc::PROGRAMS,
+    xdp,
 };
 
 /// The program that removes expired flows; it is run, never attached.
@@ -72,9 +79,11 @@ pub enum LoadError {
 pub struct Loaded {
     ebpf: Ebpf,
     options: Options,
-    /// Names of the maps that are not adopted.
-    fresh: Vec<String>,
+    /// Names of the maps that have no pin of their own yet.
+    unpublished: Vec<String>,
     adopted: Vec<&'static str>,
+    /// If there are tables of another layout.
+    handover: Option<Handover>,
     sockets: Sockets,
 }
 
@@ -127,17 +136,6 @@ const fn previous_power_of_two(number: u32) -> u32 {
     1 << number.ilog2()
 }
 
-/// The maps that hold the state of connections: the only ones that outlive the process that filled them.
-fn kept_maps() -> impl Iterator<Item = &'static str> {
-    names::FLOWS
-        .into_iter()
-        .chain(names::EMBRYOS)
-        .chain(names::AFFINITY)
-        .chain(names::FRAGMENTS)
-        .chain([names::FRAGMENT_ID, names::PEERS])
-        .chain([names::COUNTERS])
-}
-
 /// Loads the embedded object. Call [`probe::check`] first: it explains what this would only fail at.
 ///
 /// # Errors
@@ -149,14 +147,10 @@ pub fn load(options: Options) -> Result<Loaded, LoadError> {
     let max_entries = &options.capacities.max_entries;
     let shapes = object::map_shapes(object, max_entries)?;
 
-    let mut loader = EbpfLoader::new();
-    for (name, size) in max_entries {
-        loader.map_max_entries(name, *size);
-    }
-    let is_kept = |name: &&str| shapes.get(*name).is_some_and(|shape| pins.has_map(name, shape));
-    let adopted: Vec<&'static str> = kept_maps().filter(is_kept).collect();
-    for name in &adopted {
-        loader.map_pin_path(name, pins.map(name));
+    let heritage = Heritage::find(pins, &shapes, object)?;
+    let mut loader = sized(max_entries);
+    for (name, path) in heritage.adopted() {
+        loader.map_pin_path(name, path);
     }
     let mut ebpf = loader.load(object).map_err(LoadError::Maps)?;
 
@@ -164,22 +158,61 @@ pub fn load(options: Options) -> Result<Loaded, LoadError> {
     let sockets = Sockets::prepare(&mut ebpf, &options.sockets);
     #[cfg(feature = "log")]
     super::log::follow(&mut ebpf);
-    let mut fresh = Vec::new();
+    let mut unpublished = Vec::new();
     for (name, map) in ebpf.maps() {
         // Globals (".rodata" and the like) and logs concern nobody else, but for one.
-        if (!name.starts_with('.') || name == names::TRACE) && name != "AYA_LOGS" && !adopted.contains(&name)
-        {
+        let is_pinned = (!name.starts_with('.') || name == names::TRACE) && name != "AYA_LOGS";
+        if is_pinned && !heritage.is_in_place(name, pins) {
             pins.prepare_map(name, map)?;
-            fresh.push(name.to_owned());
+            unpublished.push(name.to_owned());
         }
     }
+    let adopted = heritage.adopted().map(|(name, _)| name).collect();
+    let handover = if heritage.has_tables() {
+        Some(take_over(object, &options, heritage, &ebpf, &unpublished)?)
+    } else {
+        None
+    };
     Ok(Loaded {
         ebpf,
         options,
-        fresh,
+        unpublished,
         adopted,
+        handover,
         sockets,
     })
+}
+
+/// A loader that makes maps of these sizes.
+fn sized<'a>(max_entries: &'a BTreeMap<&'static str, u32>) -> EbpfLoader<'a> {
+    let mut loader = EbpfLoader::new();
+    for (name, size) in max_entries {
+        loader.map_max_entries(name, *size);
+    }
+    loader
+}
+
+/// Loads what takes over from programs whose tables are laid out otherwise, over the maps of `ebpf`.
+fn take_over(
+    object: &[u8],
+    options: &Options,
+    heritage: Heritage,
+    ebpf: &Ebpf,
+    unpublished: &[String],
+) -> Result<Handover, LoadError> {
+    let pinned = |name: &str| match unpublished.iter().any(|other| other == name) {
+        true => Some(options.pins.replacement(name)),
+        false => kept().any(|kept| kept == name).then(|| options.pins.map(name)),
+    };
+    let pins: BTreeMap<String, PathBuf> = ebpf
+        .maps()
+        .filter_map(|(name, _)| Some((name.to_owned(), pinned(name)?)))
+        .collect();
+    let mut loader = sized(&options.capacities.max_entries);
+    for (name, path) in &pins {
+        loader.map_pin_path(name, path);
+    }
+    Handover::load(object, loader, &pins, heritage)
 }
 
 impl Loaded {
@@ -188,10 +221,16 @@ impl Loaded {
         self.ebpf.take_map(name)
     }
 
-    /// The maps that hold what a process before this one wrote: flows and counters, if their shape is the same.
+    /// The maps that hold what a process before this one wrote: flows and counters, if they are laid out the same.
     #[must_use]
     pub fn adopted(&self) -> &[&'static str] {
         &self.adopted
+    }
+
+    /// Whether there are flows of a process before this one: used on, or to be copied.
+    #[must_use]
+    pub fn inherits_flows(&self) -> bool {
+        self.handover.is_some() || self.adopted.iter().any(|name| names::FLOWS.contains(name))
     }
 
     /// A handle of its own to the program that removes expired flows.
@@ -221,8 +260,9 @@ impl Loaded {
         let Self {
             ebpf,
             options,
-            fresh,
+            unpublished,
             adopted,
+            handover,
             sockets,
         } = self;
         let Options {
@@ -232,15 +272,18 @@ impl Loaded {
             hook,
             sockets: _,
         } = options;
-        let adopted = adopted.into_iter().map(str::to_owned).collect();
+        let maps = Maps {
+            unpublished,
+            adopted: adopted.into_iter().map(str::to_owned).collect(),
+            handover,
+        };
         Ok(Attachments::new(
             ebpf,
             pins,
             probe::tcx(tc_attach),
             hook,
-            fresh,
-            adopted,
             sockets,
+            maps,
         )?)
     }
 }

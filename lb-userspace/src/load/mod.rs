@@ -2,16 +2,18 @@
 //!
 //! The order that leaves no gap: [`probe::check`] → [`load`] (flow maps adopted, all others fresh) → the caller fills
 //! the fresh maps → [`Loaded::into_attachments`] → [`Attachments::sync`] (programs are switched in place, then the
-//! pins of the maps).
+//! pins of the maps). Flow maps that cannot be adopted are copied in `sync`, see `handover`.
 
 mod attach;
 mod dry_run;
+mod handover;
 mod loader;
 #[cfg(feature = "log")]
 mod log;
 mod object;
 mod occupants;
 mod pin;
+mod places;
 pub mod probe;
 mod sockets;
 mod tc;

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use aya_obj::Object;
 
+use super::handover::{Schema, SchemaError};
+
 /// What is wrong with the embedded object.
 #[derive(Debug, thiserror::Error)]
 pub enum ObjectError {
@@ -41,6 +43,43 @@ pub fn embedded() -> Result<&'static [u8], ObjectError> {
     } else {
         Ok(object)
     }
+}
+
+/// How the maps of an object are laid out.
+#[derive(Default, Debug)]
+pub(super) struct MapTypes {
+    btf: Vec<u8>,
+    /// The numbers of the types of keys and values, by the map's name.
+    ids: BTreeMap<String, [u32; 2]>,
+}
+
+impl MapTypes {
+    /// Of a map's keys and values.
+    pub(super) fn schemas(&self, name: &str) -> Option<Result<[Schema; 2], SchemaError>> {
+        let [key, value] = *self.ids.get(name)?;
+        let both = || Ok([Schema::read(&self.btf, key)?, Schema::read(&self.btf, value)?]);
+        Some(both())
+    }
+}
+
+/// How the maps that `object` declares are laid out.
+///
+/// # Errors
+/// If it cannot be parsed.
+pub(super) fn map_types(object: &[u8]) -> Result<MapTypes, ObjectError> {
+    let object = Object::parse(object)?;
+    let ids = object.maps.iter().filter_map(|(name, map)| match map {
+        aya_obj::Map::Btf(map) => Some((name.clone(), [map.def.btf_key_type_id, map.def.btf_value_type_id])),
+        aya_obj::Map::Legacy(_) => None,
+    });
+    Ok(MapTypes {
+        btf: object
+            .btf
+            .as_ref()
+            .map(aya_obj::btf::Btf::to_bytes)
+            .unwrap_or_default(),
+        ids: ids.collect(),
+    })
 }
 
 /// The maps that `object` declares, by name, as they are to be created.

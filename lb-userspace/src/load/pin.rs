@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! <bpffs>/<instance>/v<LAYOUT_VERSION>/<map>                   maps of this layout
+//! <bpffs>/<instance>/v<LAYOUT_VERSION>/old<N>-<map>            tables of before, of other sizes, while they are copied
 //! <bpffs>/<instance>/links/<device>-<ifindex>-<direction>      tcx links
 //! <bpffs>/<instance>/filters/<device>-<ifindex>-<direction>/   empty: a clsact filter of ours is there
 //! <bpffs>/<instance>/xdp/<device>-<ifindex>-<mode>             XDP links
@@ -24,6 +25,8 @@ use super::{Direction, MapShape, XdpMode};
 
 /// Prefix of a pin that is about to replace another.
 const REPLACEMENT: &str = "new-";
+/// The pins of a table that is being copied, and of those that were when a process ended, begin so.
+const PREVIOUS: [&str; 4] = ["old0-", "old1-", "old2-", "old3-"];
 
 /// The pins of one instance of the agent.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -144,6 +147,45 @@ impl PinDirectory {
         fs::rename(&replacement, self.map(name)).map_err(failed("rename", &replacement))
     }
 
+    /// As [`Self::publish_map`]; what was pinned under the name stays findable, by [`Self::generations_before`].
+    pub(super) fn publish_table(&self, name: &str) -> Result<(), PinDirectoryError> {
+        let path = self.map(name);
+        let mut places = PREVIOUS.iter().map(|prefix| self.map(&format!("{prefix}{name}")));
+        let last = self.map(&format!("{}{name}", PREVIOUS[PREVIOUS.len() - 1]));
+        let free = places.find(|place| !place.exists()).unwrap_or(last);
+        match fs::rename(&path, &free) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed("rename", &path)(error))?,
+            _ => self.publish_map(name),
+        }
+    }
+
+    /// Where the maps of other layouts are pinned, and of other sizes that are being copied: by name, for each generation.
+    pub(super) fn generations_before(&self) -> Result<Vec<BTreeMap<String, PathBuf>>, PinDirectoryError> {
+        let current = self.maps();
+        let mut found = Vec::new();
+        for prefix in PREVIOUS {
+            let previous = |name: String| {
+                let path = current.join(&name);
+                Some((name.strip_prefix(prefix)?.to_owned(), path))
+            };
+            found.push(names(&current)?.into_iter().filter_map(previous).collect());
+        }
+        for directory in self.other_layouts()? {
+            let names = names(&directory)?.into_iter();
+            found.push(names.map(|name| (name.clone(), directory.join(name))).collect());
+        }
+        Ok(found)
+    }
+
+    fn other_layouts(&self) -> Result<Vec<PathBuf>, PinDirectoryError> {
+        let version = |name: &String| {
+            let number = name.strip_prefix('v').map(str::parse::<u32>);
+            number.is_some_and(|number| number.is_ok_and(|number| number != LAYOUT_VERSION))
+        };
+        let names = names(&self.root)?.into_iter().filter(version);
+        Ok(names.map(|name| self.root.join(name)).collect())
+    }
+
     /// Removes pins of maps that this version of the agent does not have: of other names, or other layouts.
     pub(super) fn remove_other_maps(&self, wanted: &BTreeSet<String>) -> Result<(), PinDirectoryError> {
         let wanted: BTreeSet<_> = wanted.iter().map(|name| plain(name)).collect();
@@ -152,17 +194,9 @@ impl PinDirectory {
                 remove_file(&self.map(&name))?;
             }
         }
-        let current = self.maps();
-        for name in names(&self.root)? {
-            let directory = self.root.join(&name);
-            let version = name
-                .strip_prefix('v')
-                .is_some_and(|rest| rest.parse::<u32>().is_ok());
-            if version && directory != current {
-                fs::remove_dir_all(&directory).map_err(failed("remove", &directory))?;
-            }
-        }
-        Ok(())
+        self.other_layouts()?
+            .into_iter()
+            .try_for_each(|directory| fs::remove_dir_all(&directory).map_err(failed("remove", &directory)))
     }
 
     /// Where the link of a device is to be pinned.
@@ -210,7 +244,8 @@ impl PinDirectory {
         remove_file(path)
     }
 
-    fn replacement(&self, name: &str) -> PathBuf {
+    /// Where a map is pinned that is about to replace another.
+    pub(super) fn replacement(&self, name: &str) -> PathBuf {
         self.map(&format!("{REPLACEMENT}{}", plain(name)))
     }
 

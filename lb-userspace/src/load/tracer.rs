@@ -10,12 +10,19 @@ use std::{fmt, fs, path::PathBuf};
 
 use aya::{
     Ebpf, EbpfError, EbpfLoader,
-    maps::{Array, HashMap, Map, MapData, MapError, MapInfo, ProgramArray, RingBuf},
+    maps::{Array, HashMap, Map, MapData, MapError, MapInfo, RingBuf},
     programs::{Program, ProgramError},
 };
 use lb_common::abi::{End, Record, Trace, Traced, names};
 
-use super::{LoadError, PinDirectory, loader::verify_all, object, tc::PROGRAMS, xdp};
+use super::{
+    LoadError, PinDirectory,
+    loader::verify_all,
+    object,
+    places::{Places, clear},
+    tc::PROGRAMS,
+    xdp,
+};
 
 /// The programs at sockets that have a second instance.
 const CONNECT: [&str; 2] = ["connect4", "connect6"];
@@ -214,12 +221,7 @@ impl Drop for Tracer {
         for end in &self.put {
             let _ = self.ends.remove(end);
         }
-        // They would stay in the kernel for as long as the arrays are pinned. Whoever finds a place empty goes on.
-        for places in &mut self.places {
-            for index in places.indices().flatten().collect::<Vec<_>>() {
-                let _ = places.clear_index(&index);
-            }
-        }
+        self.places.iter_mut().for_each(clear);
     }
 }
 
@@ -236,9 +238,6 @@ fn verify(ebpf: &mut Ebpf) -> Result<Vec<(&'static str, ProgramError)>, LoadErro
     }
     Ok(missing)
 }
-
-/// A program's second instance goes here.
-type Places = ProgramArray<MapData>;
 
 /// Puts a program into an array.
 fn place(

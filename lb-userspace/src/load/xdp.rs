@@ -182,6 +182,17 @@ impl Uplinks {
         errors
     }
 
+    /// Puts a program into the links of the process before, whatever becomes of them then. Gives what failed.
+    pub(super) fn hand_over(&self, program: &mut Xdp) -> Vec<String> {
+        let mut failures = Vec::new();
+        for path in self.inherited.values() {
+            let link = PinnedLink::from_pin(path).map_err(BoxError::from);
+            let done = link.and_then(|link| take_over(program, FdLink::from(link)));
+            failures.extend(done.err().map(|error| format!("{}: {error}", path.display())));
+        }
+        failures
+    }
+
     /// Brings one device in line.
     fn serve(
         &mut self,

@@ -16,7 +16,8 @@ use thiserror::Error;
 
 pub use pinned::Pinned;
 
-use super::{FamilyMaps, MapError, MapStore, Prefix, Table, membarrier};
+use super::{FamilyMaps, MapError, MapStore, Prefix, Table};
+use crate::membarrier;
 
 /// The maps are not those that the agent expects.
 #[derive(Debug, Error)]

@@ -9,7 +9,6 @@ pub mod fake;
 pub mod faulty;
 pub mod flows;
 mod lookup;
-mod membarrier;
 mod store;
 mod text;
 

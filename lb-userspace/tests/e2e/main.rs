@@ -37,4 +37,5 @@ mod startup;
 mod status;
 mod trace;
 mod transfer;
+mod upgrade;
 mod uplinks;

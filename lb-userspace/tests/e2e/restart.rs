@@ -150,11 +150,17 @@ fn what_was_served_goes_on_while_there_is_nobody_to_ask_as_root() {
     rows.check();
 }
 
-/// Restarts of one agent.
+/// Restarts of one agent, if nothing else is to happen.
 const RESTARTS: u32 = 20;
 
-/// Kills the agent of node1 and starts it, again and again; nothing that is under way or comes anew may notice.
-fn many_restarts(test: &str, hook: &str) {
+/// Kills the agent of node1 and starts it, again and again; nothing that is under way or comes anew may notice. What is
+/// otherwise than the time before is up to `change`.
+pub(crate) fn many_restarts(
+    test: &str,
+    hook: &str,
+    restarts: u32,
+    mut change: impl FnMut(&mut Cluster, u32),
+) {
     if !possible(test) {
         return;
     }
@@ -177,9 +183,10 @@ fn many_restarts(test: &str, hook: &str) {
     let datagrams = Datagrams::start(&cluster, &ways, 2, 50);
     let hammers = Hammers::start(&cluster, &ways);
     let start = Instant::now();
-    for _ in 0..RESTARTS {
+    for number in 0..restarts {
         hammers.wait_for(3);
         cluster.end_agent(0, Signal::SIGKILL);
+        change(&mut cluster, number);
         cluster.start_agent(0);
         cluster.wait_for_agent(0);
     }
@@ -196,12 +203,17 @@ fn many_restarts(test: &str, hook: &str) {
             "{from} to {to}: {report:?}"
         );
     }
-    eprintln!("{test}: {RESTARTS} restarts in {took:.1?}, {connections} new connections, {sent} datagrams");
+    eprintln!("{test}: {restarts} restarts in {took:.1?}, {connections} new connections, {sent} datagrams");
 }
 
 #[test]
 fn twenty_restarts_are_noticed_by_nobody_by_tc_as_root() {
-    many_restarts("twenty_restarts_are_noticed_by_nobody_by_tc_as_root", "tc");
+    many_restarts(
+        "twenty_restarts_are_noticed_by_nobody_by_tc_as_root",
+        "tc",
+        RESTARTS,
+        |_, _| (),
+    );
 }
 
 #[test]
@@ -209,6 +221,8 @@ fn twenty_restarts_are_noticed_by_nobody_by_xdp_as_root() {
     many_restarts(
         "twenty_restarts_are_noticed_by_nobody_by_xdp_as_root",
         "xdp-native",
+        RESTARTS,
+        |_, _| (),
     );
 }
 
@@ -229,6 +243,11 @@ fn an_agent_killed_anywhere_in_its_start_leaves_nothing_wrong_as_root() {
     // How far a start gets in a given time is the machine's business; somewhere among these is every step.
     for number in 0..KILLED_STARTS {
         cluster.set_hook(["xdp-native", "tc", "xdp-generic"][number as usize % 3]);
+        // Half of the starts are killed anywhere in the move to other tables.
+        cluster.set_argument(
+            "--max-flows",
+            ["262144", "262144", "20000", "40000"][number as usize % 4],
+        );
         cluster.start_agent(0);
         let end = Instant::now() + Duration::from_millis(100) * number;
         while let Some(left) = end.checked_duration_since(Instant::now()) {
@@ -255,7 +274,7 @@ fn an_agent_killed_anywhere_in_its_start_leaves_nothing_wrong_as_root() {
     }
     let strange: Vec<_> = left
         .iter()
-        .filter(|name| name.starts_with("new-") || name.ends_with("-generic"))
+        .filter(|name| name.starts_with("new-") || name.starts_with("old") || name.ends_with("-generic"))
         .collect();
     assert!(strange.is_empty(), "{left:?}");
     let on_eth0 = left.iter().filter(|name| name.starts_with("eth0-")).count();

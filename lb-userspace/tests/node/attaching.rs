@@ -364,6 +364,8 @@ fn flows_are_adopted_only_by_tables_of_the_same_shape_as_root() {
             "fragment_id",
             "peers",
             "counters",
+            "handover_tc",
+            "handover_xdp",
         ];
         assert_eq!(others, kept);
         let mut second = loaded.into_attachments().unwrap();
@@ -379,6 +381,8 @@ fn flows_are_adopted_only_by_tables_of_the_same_shape_as_root() {
         let mut third = loaded.into_attachments().unwrap();
         sync(&mut third, &[]);
         assert_ne!(map("flows4"), flows);
+        let maps = names_in(&ns.directory().join(format!("v{LAYOUT_VERSION}")));
+        assert!(!maps.iter().any(|name| name.starts_with("old")), "{maps:?}");
     });
 }
 

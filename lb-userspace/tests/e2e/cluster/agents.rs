@@ -156,7 +156,8 @@ impl Cluster {
         self.set_argument("--connect-hooks", whose);
     }
 
-    fn set_argument(&mut self, name: &str, value: &str) {
+    /// From now on, agents are started with this argument, or with another value of it.
+    pub(crate) fn set_argument(&mut self, name: &str, value: &str) {
         let at = self.extra.iter().position(|word| word == name);
         match at.and_then(|at| self.extra.get_mut(at + 1)) {
             Some(old) => *old = value.into(),

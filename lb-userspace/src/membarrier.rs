@@ -1,4 +1,4 @@
-//! Waiting until every BPF program that was running has ended. The one file of this stage with `unsafe`.
+//! Waiting until every BPF program that was running has ended.
 #![allow(unsafe_code)]
 
 use std::{thread, time::Duration};
@@ -11,7 +11,7 @@ const FALLBACK: Duration = Duration::from_millis(50);
 /// `membarrier(2)` with MEMBARRIER_CMD_GLOBAL is `synchronize_rcu()` (some 8 ms). It is refused on
 /// kernels with `nohz_full` CPUs and by some seccomp profiles; then this sleeps, which is no proof but
 /// far longer than programs run.
-pub(super) fn grace_period() {
+pub(crate) fn grace_period() {
     let (command, flags, cpu) = (libc::MEMBARRIER_CMD_GLOBAL, 0, 0);
     // SAFETY: the system call takes three integers and touches no memory of this process.
     let result = unsafe { libc::syscall(libc::SYS_membarrier, command, flags, cpu) };

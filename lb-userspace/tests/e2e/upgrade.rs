@@ -1,0 +1,29 @@
+//! The agent comes back with tables that are laid out otherwise; traffic does not notice.
+
+use crate::{cluster::hook, restart::many_restarts};
+
+/// Sizes of the flow tables, one after the other.
+const SIZES: [&str; 3] = ["262144", "20000", "40000"];
+
+#[test]
+fn flows_move_into_tables_of_another_size_as_root() {
+    many_restarts(
+        "flows_move_into_tables_of_another_size_as_root",
+        &hook(),
+        6,
+        |cluster, number| cluster.set_argument("--max-flows", SIZES[number as usize % SIZES.len()]),
+    );
+}
+
+#[test]
+fn flows_move_into_other_tables_by_xdp_as_well_as_root() {
+    many_restarts(
+        "flows_move_into_other_tables_by_xdp_as_well_as_root",
+        "xdp",
+        6,
+        |cluster, number| {
+            cluster.set_argument("--max-flows", SIZES[number as usize % SIZES.len()]);
+            cluster.set_hook(["xdp-native", "xdp-generic", "tc", "xdp", "xdp"][number as usize % 5]);
+        },
+    );
+}
