@@ -106,8 +106,9 @@ pub async fn run(config: Config) -> Result<()> {
     let (warnings_sender, warnings) = watch::channel(Vec::new());
     let source_name = match source {
         SourceConfig::Kubernetes(options) => {
-            let client = options.client().await?;
-            source::kubernetes::spawn(client.clone(), annotations, events_sender);
+            let connection = options.connect().await?;
+            let client = connection.client();
+            source::kubernetes::spawn(connection, annotations, events_sender);
             tasks.spawn(source::events::follow(client, node_name.clone(), warnings));
             "kubernetes".to_owned()
         }
@@ -131,7 +132,7 @@ pub async fn run(config: Config) -> Result<()> {
         external_ip_ranges: pairs(&external_ip_ranges),
     };
     tasks.spawn(cluster::follow(identity, events, changes.clone(), cluster_sender));
-    if !stop.unless(synced(cluster.clone())).await? {
+    if !stop.unless(known(cluster.clone(), !pins.is_used())).await? {
         return Ok(());
     }
 
@@ -281,10 +282,12 @@ fn netns_cookie() -> u64 {
     })
 }
 
-/// Waits until the source has told everything once.
-async fn synced(mut cluster: watch::Receiver<Cluster>) -> Result<()> {
+/// Waits until the source has told everything once; or, if `remembered` will do, what it remembers. It will where
+/// nothing is served: programs of a process before serve the last state, and more of it.
+async fn known(mut cluster: watch::Receiver<Cluster>, remembered: bool) -> Result<()> {
     loop {
-        let told = time::timeout(REMINDER, cluster.wait_for(|cluster| cluster.synced))
+        let enough = |cluster: &Cluster| cluster.synced || (remembered && cluster.remembered);
+        let told = time::timeout(REMINDER, cluster.wait_for(enough))
             .await
             .map(|told| told.map(drop));
         if let Ok(told) = told {

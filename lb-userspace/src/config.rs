@@ -108,4 +108,10 @@ impl Instance {
     pub fn status_file(&self) -> PathBuf {
         self.directory().join("status.json")
     }
+
+    /// Where it keeps the endpoints of the API servers' Service.
+    #[must_use]
+    pub fn memory_file(&self) -> PathBuf {
+        self.directory().join("api-servers.json")
+    }
 }

@@ -39,8 +39,8 @@ struct Listener {
 impl Listener {
     async fn new(options: KubeOptions) -> Self {
         let (sender, events) = mpsc::channel(16);
-        let client = options.client().await.expect("the kubeconfig is valid");
-        spawn(client, Annotations::default(), sender);
+        let connection = options.connect().await.expect("the kubeconfig is valid");
+        spawn(connection, Annotations::default(), sender);
         let index = Index::new(NodeIdentity::new("node-a"));
         Self {
             events,
@@ -58,6 +58,7 @@ impl Listener {
                 match self.events.recv().await.expect("the source goes on for ever") {
                     Event::Change(change) => self.index.apply(change),
                     Event::Synced => self.synced += 1,
+                    Event::Remembered => {}
                     Event::Status(status) => {
                         self.said
                             .extend(status.failures.iter().map(|failure| failure.message.clone()));
@@ -244,7 +245,7 @@ fn a_forgotten_history_is_listed_anew_and_what_vanished_meanwhile_is_deleted() {
         create(&services, service("old")).await;
         let mut relay = Relay::to(server.port()).await;
         let mut heard = Listener::new(KubeOptions {
-            server: Some(relay.url()),
+            servers: vec![relay.url()],
             ..options(&server)
         })
         .await;
@@ -279,6 +280,43 @@ fn a_forgotten_history_is_listed_anew_and_what_vanished_meanwhile_is_deleted() {
         heard
             .hear("what changed", |h| {
                 h.backends("web") == Some(vec!["10.180.1.3:8080".into()])
+            })
+            .await;
+        assert_eq!(heard.synced, 1);
+    });
+}
+
+#[test]
+fn the_next_address_is_asked_when_one_is_dead_or_breaks_off() {
+    with_server("", |server, client| async move {
+        let services = in_shop::<Service>(&client).await;
+        let mut first = Relay::to(server.port()).await;
+        let mut second = Relay::to(server.port()).await;
+        first.cut();
+        let mut heard = Listener::new(KubeOptions {
+            servers: vec![first.url(), second.url()],
+            ..options(&server)
+        })
+        .await;
+        heard.hear("the first lists", |heard| heard.synced == 1).await;
+        let (one, two) = (first.url(), second.url());
+        heard
+            .hear("the second answers", |h| h.status.server.as_ref() == Some(&two))
+            .await;
+        create(&services, service("by-the-second")).await;
+        heard
+            .hear("what came", |h| h.backends("by-the-second").is_some())
+            .await;
+
+        first.mend().await;
+        second.cut();
+        create(&services, service("by-the-first")).await;
+        heard
+            .hear("what came", |h| h.backends("by-the-first").is_some())
+            .await;
+        heard
+            .hear("the first answers", |h| {
+                h.status.server.as_ref() == Some(&one) && h.status.failures.is_empty()
             })
             .await;
         assert_eq!(heard.synced, 1);

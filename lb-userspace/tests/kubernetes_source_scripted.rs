@@ -1,6 +1,10 @@
 //! The Kubernetes source against a scripted server: answers that a healthy API server does not give.
 
-use std::{collections::HashMap, time::Duration};
+use std::{
+    collections::HashMap,
+    sync::atomic::{AtomicU32, Ordering},
+    time::Duration,
+};
 
 use lb_userspace::{
     kubernetes::Annotations,
@@ -73,10 +77,18 @@ async fn hear(
     script: Script,
     enough: impl Fn(&Index, &SourceStatus) -> bool,
 ) -> (Index, SourceStatus, HashMap<String, u32>) {
-    let url = serve(script).await.parse().expect("it is a URL");
-    let client = kube::Client::try_from(kube::Config::new(url)).expect("nothing is needed for plain HTTP");
+    let kubeconfig = Kubeconfig::of("heard", &serve(script).await);
+    hear_of(kubeconfig.options(), enough).await
+}
+
+/// The same of the servers that these options find.
+async fn hear_of(
+    options: KubeOptions,
+    enough: impl Fn(&Index, &SourceStatus) -> bool,
+) -> (Index, SourceStatus, HashMap<String, u32>) {
+    let connection = options.connect().await.expect("the kubeconfig is valid");
     let (sender, mut events) = mpsc::channel(16);
-    spawn(client, Annotations::default(), sender);
+    spawn(connection, Annotations::default(), sender);
     let mut index = Index::new(NodeIdentity::new("node-a"));
     let (mut status, mut synced, mut applied) = (SourceStatus::default(), false, HashMap::new());
     let listen = async {
@@ -90,6 +102,7 @@ async fn hear(
                 }
                 Event::Synced => synced = true,
                 Event::Status(news) => status = news,
+                Event::Remembered => {}
             }
         }
     };
@@ -159,7 +172,9 @@ struct Kubeconfig(std::path::PathBuf);
 
 impl Kubeconfig {
     fn of(name: &str, server: &str) -> Self {
-        let path = std::env::temp_dir().join(format!("lb-scripted-{}-{name}", std::process::id()));
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        let path = std::env::temp_dir().join(format!("lb-scripted-{}-{number}-{name}", std::process::id()));
         let text = format!(
             "{{apiVersion: v1, kind: Config, current-context: x, contexts: [{{name: x, context: {{cluster: x, user: x}}}}], \
              clusters: [{{name: x, cluster: {{server: '{server}'}}}}], users: [{{name: x, user: {{}}}}]}}"
@@ -256,4 +271,98 @@ async fn a_server_that_does_not_answer_is_not_waited_for() {
         text.contains("Node node-b") && text.contains("--manifests") && text.contains("refused"),
         "{text}"
     );
+}
+
+/// An address that nobody listens on.
+async fn nobody() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0")
+        .await
+        .expect("loopback has free ports");
+    format!("http://{}", listener.local_addr().expect("it is bound"))
+}
+
+const ONE: &str = r#"{"type":"ADDED","object":{"kind":"Service","apiVersion":"v1","metadata":{"name":"one","namespace":"shop","resourceVersion":"2"},"spec":{"clusterIP":"172.30.0.1","ports":[{"port":80}]}}}
+{"type":"BOOKMARK","object":{"kind":"Service","apiVersion":"v1","metadata":{"resourceVersion":"9","annotations":{"k8s.io/initial-events-end":"true"}}}}"#;
+const TWO: &str = r#"{"type":"ADDED","object":{"kind":"Service","apiVersion":"v1","metadata":{"name":"two","namespace":"shop","resourceVersion":"2"},"spec":{"clusterIP":"172.30.0.2","ports":[{"port":80}]}}}
+{"type":"BOOKMARK","object":{"kind":"Service","apiVersion":"v1","metadata":{"resourceVersion":"9","annotations":{"k8s.io/initial-events-end":"true"}}}}"#;
+
+#[tokio::test]
+async fn the_first_server_that_answers_is_asked_and_the_others_are_not() {
+    const LEAVING: &str = "no server is available";
+    let servers = [
+        nobody().await,
+        serve(&[(&["/"], 503, LEAVING)]).await,
+        serve(&[(&["/services", "sendInitialEvents"], 200, ONE)]).await,
+        serve(&[(&["/services", "sendInitialEvents"], 200, TWO)]).await,
+    ];
+    let kubeconfig = Kubeconfig::of("order", &nobody().await);
+    let options = KubeOptions {
+        servers: servers.to_vec(),
+        ..kubeconfig.options()
+    };
+    let (index, status, _) = hear_of(options, |_, status| status.server.is_some()).await;
+    assert!(is_served(&index, "one") && !is_served(&index, "two"));
+    assert_eq!((status.server.as_deref(), status.errors), (Some(&*servers[2]), 0));
+}
+
+#[tokio::test]
+async fn nobody_who_answers_is_told_with_all_who_were_asked() {
+    let servers = [nobody().await, nobody().await];
+    let kubeconfig = Kubeconfig::of("nobody", &nobody().await);
+    let options = KubeOptions {
+        servers: servers.to_vec(),
+        ..kubeconfig.options()
+    };
+    let error = named::node(&options, "node-a").await.expect_err("nobody answers");
+    let text = format!("{error} {:?}", std::error::Error::source(&error));
+    assert!(servers.iter().all(|server| text.contains(server)), "{text}");
+}
+
+#[tokio::test]
+async fn while_nobody_answers_the_remembered_service_is_told_and_does_not_count_as_complete() {
+    let memory = std::env::temp_dir().join(format!("lb-scripted-{}-memory.json", std::process::id()));
+    for (text, expected) in [
+        (
+            r#"{"cluster_ips":["10.96.0.1"],"port":443,"endpoints":["192.0.2.1:6443"]}"#,
+            true,
+        ),
+        (
+            r#"{"cluster_ips":["10.96.0.1"],"port":443,"endpoints":["0.0.0.0:0"]}"#,
+            false,
+        ),
+    ] {
+        std::fs::write(&memory, text).expect("there is a folder for such files");
+        // By plain HTTP nobody can show who he is: what is remembered is served, and not asked.
+        let kubeconfig = Kubeconfig::of("memory", &nobody().await);
+        let options = KubeOptions {
+            memory: Some(memory.clone()),
+            ..kubeconfig.options()
+        };
+        let connection = options.connect().await.expect("the kubeconfig is valid");
+        let (sender, mut events) = mpsc::channel(16);
+        spawn(connection, Annotations::default(), sender);
+        let mut index = Index::new(NodeIdentity::new("node-a"));
+        let mut remembered = 0;
+        let listen = async {
+            let mut errors = 0;
+            while errors < 6 {
+                match events.recv().await.expect("the source goes on for ever") {
+                    Event::Change(change) => index.apply(change),
+                    Event::Remembered => remembered += 1,
+                    Event::Synced => panic!("nobody has told anything"),
+                    Event::Status(status) => {
+                        errors = status.errors;
+                        assert_eq!((status.remembered, status.heard), (expected, None));
+                    }
+                }
+            }
+        };
+        let heard = tokio::time::timeout(Duration::from_secs(20), listen).await;
+        assert!(heard.is_ok(), "{index:#?}");
+        assert_eq!(remembered, u32::from(expected), "{text}");
+        let served = index.desired_service(&ObjectKey::new("default", "kubernetes"));
+        let backends: usize = served.iter().map(|port| port.backends.len()).sum();
+        assert_eq!(backends, usize::from(expected), "{served:#?}");
+    }
+    std::fs::remove_file(memory).expect("it was written");
 }

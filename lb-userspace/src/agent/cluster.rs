@@ -1,6 +1,7 @@
 //! Follows the source: events into the index, and what they change out to everyone concerned.
 //!
-//! *Invariant*: nothing is passed on before the source has told everything once.
+//! *Invariant*: nothing is passed on before the source has told everything once, but for what it remembers of the API
+//! servers' Service.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -24,6 +25,8 @@ const BATCH: usize = 4096;
 pub(super) struct Cluster {
     /// The source has told everything once.
     pub(super) synced: bool,
+    /// What is known is remembered from before the start: the Service of the API servers, and no more.
+    pub(super) remembered: bool,
     /// How the source is doing.
     pub(super) source: SourceStatus,
     /// What is served here, by Service.
@@ -63,7 +66,7 @@ impl Cluster {
 }
 
 /// Follows the source until it ends. The first change that is sent is the complete state; then
-/// [`Cluster::synced`] is set.
+/// [`Cluster::synced`] is set. What is remembered may be sent before, alone.
 pub(super) async fn follow(
     identity: NodeIdentity,
     mut events: mpsc::Receiver<Event>,
@@ -79,12 +82,20 @@ pub(super) async fn follow(
             match event {
                 Event::Change(change) => index.apply(change),
                 Event::Synced => first = !synced,
+                Event::Remembered if !synced && !first => {
+                    cluster.send_modify(|cluster| cluster.remembered = true);
+                    pass_on(&mut index, true, &changes, &cluster);
+                }
+                Event::Remembered => {}
                 Event::Status(status) => source = Some(status),
             }
         }
         synced |= first;
         if let Some(source) = source {
             cluster.send_modify(|cluster| cluster.source = source);
+        }
+        if first {
+            cluster.send_modify(|cluster| (cluster.synced, cluster.remembered) = (true, false));
         }
         if synced {
             pass_on(&mut index, first, &changes, &cluster);
@@ -132,7 +143,6 @@ fn pass_on(index: &mut Index, first: bool, changes: &Inbox, cluster: &watch::Sen
             cluster.other_pod_prefixes = index.other_pod_prefixes().collect();
         }
         cluster.generation = changes.send(apply::Change::Desired(update));
-        cluster.synced = true;
     });
 }
 

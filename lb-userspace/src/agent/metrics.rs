@@ -9,6 +9,7 @@ use super::{
     cluster::Cluster,
     devices::Devices,
     health::{Answers, Checks, Health},
+    report,
     stale::Stale,
 };
 use crate::{
@@ -50,6 +51,9 @@ impl Gauges {
         let source = SourceState {
             synced: cluster.synced,
             failing: cluster.source.failures.len(),
+            remembered: cluster.remembered,
+            failing_since: cluster.source.failing_since().map_or(0, report::seconds),
+            last_heard: cluster.source.heard.map_or(0, report::seconds),
             errors: cluster.source.errors,
             malformed: cluster.source.malformed,
         };

@@ -86,6 +86,18 @@ pub struct SourceReport {
     pub errors: u64,
     /// Objects that could not be understood.
     pub malformed: u64,
+    /// The API server that answered last, if one does.
+    #[serde(default)]
+    pub server: Option<String>,
+    /// Nothing is known but the endpoints of the API servers, remembered from before the start.
+    #[serde(default)]
+    pub remembered: bool,
+    /// While something fails: since when, in seconds since 1970.
+    #[serde(default)]
+    pub failing_since: Option<u64>,
+    /// While something fails: when the API server was last heard, in seconds since 1970.
+    #[serde(default)]
+    pub last_heard: Option<u64>,
 }
 
 /// XDP on a device.
@@ -164,10 +176,7 @@ pub(super) async fn write(mut sources: Sources) {
     loop {
         let report = sources.report();
         if report != written {
-            let now = SystemTime::now()
-                .duration_since(UNIX_EPOCH)
-                .unwrap_or_default()
-                .as_secs();
+            let now = seconds(SystemTime::now());
             match store(
                 &sources.instance,
                 &Report {
@@ -194,6 +203,11 @@ pub(super) async fn write(mut sources: Sources) {
             return;
         }
     }
+}
+
+/// Seconds since 1970.
+pub(super) fn seconds(time: SystemTime) -> u64 {
+    time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
 /// Puts the report in place as a whole: a reader sees the one before or this one.
@@ -241,6 +255,10 @@ impl Sources {
                 synced: cluster.synced,
                 errors: cluster.source.errors,
                 malformed: cluster.source.malformed,
+                server: cluster.source.server.clone(),
+                remembered: cluster.remembered,
+                failing_since: cluster.source.failing_since().map(seconds),
+                last_heard: cluster.source.heard.map(seconds),
             },
             generation: status.received,
             generation_live: status.live,

@@ -209,7 +209,8 @@ mod tests {
         let options = KubeOptions {
             kubeconfig: Some("x".into()),
             context: Some("y".into()),
-            server: Some("https://z".into()),
+            servers: vec!["https://z".into()],
+            ..KubeOptions::default()
         };
         assert_eq!(KubeOptions::from(args.server), options);
     }

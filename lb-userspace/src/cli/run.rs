@@ -7,9 +7,10 @@ use clap::{Args, ValueEnum};
 
 use super::{AnnotationArgs, InstanceArgs, SysctlArgs, server::ServerArgs};
 use crate::{
-    config::{Config, HealthSettings, SourceConfig, TestSettings},
+    config::{Config, HealthSettings, Instance, SourceConfig, TestSettings},
     load::{ConnectHooks, SocketOptions, TcAttach, UplinkHook},
     node::{DeviceOverride, Hints, Prefix},
+    source::kubernetes::KubeOptions,
 };
 
 /// Where Services come from.
@@ -181,6 +182,7 @@ impl RunArgs {
             test: TestArgs { fail_writes },
         } = self;
         let nodeport_addresses = nodeport_ranges(&nodeport_addresses)?;
+        let instance: Instance = instance.into();
         let node_name = match node_name.filter(|name| !name.is_empty()) {
             Some(name) => name,
             None if source == Source::Dir => host_name()?,
@@ -194,10 +196,13 @@ impl RunArgs {
             source: match (source, manifests) {
                 (Source::Dir, Some(folder)) => SourceConfig::Directory(readable(folder)?),
                 (Source::Dir, None) => bail!("--source dir needs --manifests DIR"),
-                (Source::Kubernetes, _) => SourceConfig::Kubernetes(server.into()),
+                (Source::Kubernetes, _) => SourceConfig::Kubernetes(KubeOptions {
+                    memory: Some(instance.memory_file()),
+                    ..server.into()
+                }),
             },
             annotations: annotations.into(),
-            instance: instance.into(),
+            instance,
             sysctls: sysctls.into(),
             devices,
             pod_devices: Hints::patterns(&pod_devices),

@@ -12,7 +12,10 @@ use clap::Args;
 
 use super::{InstanceArgs, Output, counters};
 use crate::{
-    agent::{lock::Lock, report::Report},
+    agent::{
+        lock::Lock,
+        report::{Report, SourceReport},
+    },
     config::Instance,
 };
 
@@ -75,6 +78,35 @@ fn describe_events(events: &BTreeMap<&str, u64>) -> String {
     format!("flow table: {}\n", happened.join(", "))
 }
 
+/// Who tells, or since when nobody does.
+fn source_lines(source: &SourceReport) -> Vec<String> {
+    let at = |seconds: u64| {
+        let time = i64::try_from(seconds)
+            .ok()
+            .and_then(|s| jiff::Timestamp::from_second(s).ok());
+        time.map_or_else(|| seconds.to_string(), |time| time.to_string())
+    };
+    let mut lines = Vec::new();
+    if source.remembered {
+        lines.push(
+            "  nobody has answered yet: only default/kubernetes is served, with the endpoints remembered from before the \
+             start"
+                .to_owned(),
+        );
+    }
+    if let Some(server) = &source.server {
+        lines.push(format!("  API server: {server}"));
+    }
+    if let Some(since) = source.failing_since {
+        let heard = source.last_heard.map_or("never".to_owned(), at);
+        lines.push(format!(
+            "  failing since {}, last heard: {heard}; what was told last is served",
+            at(since)
+        ));
+    }
+    lines
+}
+
 fn describe(report: &Report, alive: bool) -> String {
     let mut text = String::new();
     let mut line = |line: String| writeln!(text, "{line}").expect("writing to a string succeeds");
@@ -102,6 +134,7 @@ fn describe(report: &Report, alive: bool) -> String {
         "source: {}{synced} ({} failures, {} malformed)",
         source.name, source.errors, source.malformed
     ));
+    source_lines(source).into_iter().for_each(&mut line);
     let complete = if generation == generation_live {
         "complete".to_owned()
     } else {

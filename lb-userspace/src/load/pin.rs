@@ -91,6 +91,15 @@ impl PinDirectory {
     }
 
     /// Makes the directories that do not exist yet.
+    /// Whether programs are kept attached here: whatever serves goes on without a process.
+    #[must_use]
+    pub fn is_used(&self) -> bool {
+        let directories = [self.links(), self.filters(), self.sockets(), self.xdp_links()];
+        directories
+            .iter()
+            .any(|directory| names(directory).is_ok_and(|names| !names.is_empty()))
+    }
+
     pub(super) fn create(&self) -> Result<(), PinDirectoryError> {
         [
             self.maps(),

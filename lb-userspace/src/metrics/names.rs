@@ -264,7 +264,7 @@ fn state(text: &mut Text, snapshot: &Snapshot) {
     let Snapshot { status, source, .. } = snapshot;
     let mut metric = text.metric(Kind::Gauge, "lb_build_info", "Version of the agent.");
     metric.sample(&[("version", snapshot.version)], 1);
-    let gauges: [(_, _, u64); 9] = [
+    let gauges: [(_, _, u64); 12] = [
         ("lb_generation", "Changes that have come in.", status.received),
         (
             "lb_generation_live",
@@ -305,6 +305,21 @@ fn state(text: &mut Text, snapshot: &Snapshot) {
             "lb_source_failing",
             "Things that the source cannot do at present.",
             source.failing as u64,
+        ),
+        (
+            "lb_source_failing_since_seconds",
+            "When the source began to fail, in seconds since 1970; 0 if all is well.",
+            source.failing_since,
+        ),
+        (
+            "lb_source_last_heard_seconds",
+            "While the source fails: when it was last heard, in seconds since 1970; 0 if it never was.",
+            source.last_heard,
+        ),
+        (
+            "lb_source_remembered",
+            "Whether only the API servers' Service is served, as remembered from before the start.",
+            source.remembered.into(),
         ),
     ];
     for (name, help, value) in gauges {

@@ -7,6 +7,8 @@ pub mod kubernetes;
 mod manifest;
 pub mod named;
 pub mod pods;
+mod remembered;
+mod servers;
 mod watch;
 
 use std::time::SystemTime;
@@ -20,6 +22,9 @@ pub enum Event {
     Change(Change),
     /// All objects have been told once: from now on, what is not there does not exist. Sent once.
     Synced,
+    /// What has been told is remembered from before the start: the Service of the API servers, so that they can be
+    /// reached. The first complete state replaces it.
+    Remembered,
     /// The source's own state changed. What it told before stands, however long it fails.
     Status(SourceStatus),
 }
@@ -35,6 +40,20 @@ pub struct SourceStatus {
     pub malformed: u64,
     /// Objects of kinds that are no concern of ours (directory only), now.
     pub ignored: u64,
+    /// The API server that answered last; `None` if none does.
+    pub server: Option<String>,
+    /// Nothing is known but what is remembered from before the start.
+    pub remembered: bool,
+    /// While something fails: when the server was last heard. `None` also if it never was.
+    pub heard: Option<SystemTime>,
+}
+
+impl SourceStatus {
+    /// Since when something fails.
+    #[must_use]
+    pub fn failing_since(&self) -> Option<SystemTime> {
+        self.failures.iter().map(|failure| failure.since).min()
+    }
 }
 
 /// Something a source cannot do at present.

@@ -297,7 +297,7 @@ fn cannot_stream(status: &Status) -> bool {
 }
 
 /// An error with all its causes; kube's own text names only the outermost.
-fn causes(error: &kube::Error) -> String {
+pub(super) fn causes(error: &kube::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {

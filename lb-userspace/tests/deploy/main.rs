@@ -126,7 +126,7 @@ fn no_key_is_unknown_to_kubernetes() {
     };
     let many = [
         "imagePullSecrets={pull}",
-        "apiServer.host=192.0.2.1",
+        "apiServer.addresses={192.0.2.1:6443}",
         "serviceCidrs={10.96.0.0/12,fd00:96::/112}",
         "nodeportAddresses={192.0.2.0/24}",
         "externalIPRanges={198.51.100.0/24}",
@@ -170,8 +170,8 @@ fn values_of_the_chart_become_options_of_the_agent() {
         "hook=xdp",
         "connectHooks=off",
         "extraArgs={--masquerade-all}",
-        "apiServer.host=192.0.2.1",
-        "apiServer.port=443",
+        "apiServer.addresses={192.0.2.1:6443,https://192.0.2.2:6443}",
+        "apiServer.serverName=kubernetes.default.svc",
     ];
     let (args, data) = set(&everything);
     let wanted = [
@@ -184,8 +184,8 @@ fn values_of_the_chart_become_options_of_the_agent() {
         "--masquerade-all",
     ];
     assert_eq!(args, wanted);
-    assert_eq!(data["KUBERNETES_SERVICE_HOST"], "192.0.2.1");
-    assert_eq!(data["KUBERNETES_SERVICE_PORT"], "443");
+    assert_eq!(data["LB_API_SERVERS"], "192.0.2.1:6443,https://192.0.2.2:6443");
+    assert_eq!(data["LB_API_SERVER_NAME"], "kubernetes.default.svc");
     // The agent takes them.
     let help = Command::new(env!("CARGO_BIN_EXE_lb-agent"))
         .args(["run", "--help"])

@@ -65,7 +65,7 @@ async fn read(objects: &str, scratch: &Path) -> Vec<Change> {
         match events.recv().await.expect("the source goes on") {
             Event::Change(change) => changes.push(change),
             Event::Synced => break,
-            Event::Status(_) => {}
+            Event::Status(_) | Event::Remembered => {}
         }
     }
     drop(events);

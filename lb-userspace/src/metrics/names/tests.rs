@@ -80,6 +80,9 @@ fn snapshot() -> Snapshot {
         source: SourceState {
             synced: true,
             failing: 1,
+            remembered: false,
+            failing_since: 1000,
+            last_heard: 998,
             errors: 4,
             malformed: 3,
         },
@@ -142,6 +145,8 @@ fn operators_find_what_they_know_and_what_is_ours() {
         "lb_problems{kind=\"file\"} 1",
         "lb_problems{kind=\"Node\"} 0",
         "lb_source_synced 1",
+        "lb_source_failing_since_seconds 1000",
+        "lb_source_last_heard_seconds 998",
         "lb_source_failing 1",
         "lb_source_errors_total 4",
         "lb_malformed_objects_total 3",

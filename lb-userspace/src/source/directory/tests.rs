@@ -50,6 +50,7 @@ impl Bench {
                     Event::Change(change) => self.index.apply(change),
                     Event::Synced => self.synced = true,
                     Event::Status(status) => self.status = status,
+                    Event::Remembered => {}
                 }
             }
         };
