@@ -24,6 +24,8 @@ const PIDS: &str = "pids";
 const KEEP: &str = "keep";
 /// Its log, where the script starts it.
 const LOG: &str = "apiserver.log";
+/// Where it listens, unless told otherwise.
+const LOOPBACK: &str = "127.0.0.1";
 /// How long a server may take to start.
 const START: Duration = Duration::from_secs(60);
 
@@ -42,6 +44,7 @@ pub struct ApiServer {
     folder: PathBuf,
     gates: String,
     service_cidrs: String,
+    bind: &'static str,
     port: u16,
     etcd_port: u16,
     processes: Vec<Child>,
@@ -60,17 +63,24 @@ impl ApiServer {
     /// If there is a kit, and it does not work.
     pub fn start(gates: &str) -> Option<Self> {
         let kit = Kit::find()?;
-        Some(Self::start_kit(kit, gates, "").unwrap_or_else(|error| panic!("{error:#}")))
+        Some(Self::start_kit(kit, gates, "", LOOPBACK).unwrap_or_else(|error| panic!("{error:#}")))
     }
 
     /// A server that has ClusterIPs of these ranges, with commas between them; `None` if there is no kit.
     pub fn with_service_cidrs(ranges: &str) -> Result<Option<Self>> {
         Kit::find()
-            .map(|kit| Self::start_kit(kit, "", ranges))
+            .map(|kit| Self::start_kit(kit, "", ranges, LOOPBACK))
             .transpose()
     }
 
-    fn start_kit(kit: Kit, gates: &str, service_cidrs: &str) -> Result<Self> {
+    /// A server that listens on all addresses, where it is started; `None` if there is no kit.
+    pub fn on_all_addresses() -> Result<Option<Self>> {
+        Kit::find()
+            .map(|kit| Self::start_kit(kit, "", "", "0.0.0.0"))
+            .transpose()
+    }
+
+    fn start_kit(kit: Kit, gates: &str, service_cidrs: &str, bind: &'static str) -> Result<Self> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
         let folder = env::temp_dir().join(format!("lb-apiserver-{}-{number}", std::process::id()));
@@ -82,6 +92,7 @@ impl ApiServer {
             folder,
             gates: gates.into(),
             service_cidrs: service_cidrs.into(),
+            bind,
             port,
             etcd_port,
             processes: Vec::new(),
@@ -202,6 +213,7 @@ impl ApiServer {
         let mut command = Command::new(script);
         command.arg(&self.folder).env("PORT", self.port.to_string());
         command
+            .env("BIND", self.bind)
             .env("ETCD_PORT", self.etcd_port.to_string())
             .env_remove("DAEMON");
         // Every request is in the log.
@@ -258,7 +270,7 @@ impl ApiServer {
         for (flag, value) in [
             ("etcd-servers", store),
             ("secure-port", self.port.to_string()),
-            ("bind-address", "127.0.0.1".into()),
+            ("bind-address", self.bind.into()),
             ("cert-dir", path("pki")),
             ("token-auth-file", path("tokens.csv")),
             ("authorization-mode", "RBAC".into()),

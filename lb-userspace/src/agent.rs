@@ -110,7 +110,7 @@ pub async fn run(config: Config) -> Result<()> {
             let client = connection.client();
             source::kubernetes::spawn(connection, annotations, events_sender);
             tasks.spawn(source::events::follow(client, node_name.clone(), warnings));
-            "kubernetes".to_owned()
+            report::KUBERNETES.to_owned()
         }
         SourceConfig::Directory(folder) => {
             // Whoever reads the status may be somewhere else.

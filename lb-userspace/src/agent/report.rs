@@ -22,6 +22,9 @@ use crate::{
 /// Time between two writings: changes in between are written together.
 const INTERVAL: Duration = Duration::from_millis(100);
 
+/// Name of the source that is an API server.
+pub(super) const KUBERNETES: &str = "kubernetes";
+
 /// What `status.json` holds. Fields may be added in later versions.
 #[derive(Clone, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
 pub struct Report {
@@ -241,6 +244,15 @@ impl Sources {
             .failures
             .iter()
             .map(|f| format!("{}: {}", f.what, f.message));
+        // A folder of manifests need not describe nodes.
+        let node_missing = cluster.synced && cluster.node.is_none() && source == KUBERNETES;
+        let node_missing = node_missing.then(|| {
+            format!(
+                "Node {node}: there is no such object, so /healthz answers 503, and this node's addresses, zone and pod \
+                 ranges are unknown; if the node was renamed, start the agent with the name that `kubectl get nodes` has \
+                 (--node-name, NODE_NAME)"
+            )
+        });
         let problem = |problem: &crate::model::Problem| ProblemReport {
             object: problem.object.clone(),
             message: problem.message.clone(),
@@ -281,6 +293,7 @@ impl Sources {
                 .map(problem)
                 .collect(),
             failures: source_failures
+                .chain(node_missing)
                 .chain(devices.failures)
                 .chain(checks.failures)
                 .chain(status.last_error)

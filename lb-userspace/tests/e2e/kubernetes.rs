@@ -2,6 +2,7 @@
 //! by the names that objects have there.
 
 mod asked;
+mod bootstrap;
 
 use std::{net::SocketAddr, time::Duration};
 
