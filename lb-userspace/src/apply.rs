@@ -26,6 +26,7 @@ use tokio::sync::watch;
 use tracing::{debug, info, warn};
 
 pub use backlog::{Backlog, Inbox, Objects, Waiting, Waits, channel};
+pub use crate::plan::Fill;
 pub use histogram::{Histogram, ROUNDS};
 pub use write::write;
 
@@ -117,6 +118,8 @@ pub struct Status {
     pub live: u64,
     /// How much is live.
     pub counts: Counts,
+    /// How full the maps are.
+    pub fill: Vec<Fill>,
     /// Interface indices of the devices that the data path knows.
     pub devices: BTreeSet<u32>,
     /// What cannot be served, and why.
@@ -337,6 +340,7 @@ impl Reconciler {
 
     fn publish(&self, settled: bool, failure: Option<String>) {
         let counts = self.planner.counts();
+        let fill = self.planner.fill();
         let devices = self.planner.devices_written();
         let mut problems = self.planner.problems();
         problems.extend_from_slice(&self.problems);
@@ -352,6 +356,7 @@ impl Reconciler {
             status.problems = problems;
             status.last_error = failure;
             status.counts = counts;
+            status.fill = fill;
             status.devices = devices;
             if settled {
                 status.live = status.received;

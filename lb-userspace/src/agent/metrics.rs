@@ -1,6 +1,9 @@
 //! Gathers what is measured, when it is asked for.
 
-use std::sync::{Arc, atomic::Ordering};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::SystemTime,
+};
 
 use lb_common::abi::names;
 use tokio::sync::watch;
@@ -54,6 +57,7 @@ impl Gauges {
             remembered: cluster.remembered,
             failing_since: cluster.source.failing_since().map_or(0, report::seconds),
             last_heard: cluster.source.heard.map_or(0, report::seconds),
+            failing_for: cluster.source.failing_for(SystemTime::now()),
             errors: cluster.source.errors,
             malformed: cluster.source.malformed,
         };

@@ -10,7 +10,7 @@ use super::{
     text::{CONTENT_TYPE, Kind, Text},
 };
 use crate::{
-    apply::{FamilyPace, Histogram},
+    apply::{FamilyPace, Fill, Histogram},
     http::Answer,
 };
 
@@ -27,6 +27,7 @@ pub fn render(snapshot: &Snapshot) -> Answer {
     stale_flows(&mut text, snapshot);
     packets(&mut text, snapshot);
     maps(&mut text, snapshot);
+    fill(&mut text, snapshot);
     state(&mut text, snapshot);
     process(&mut text, snapshot);
     Answer {
@@ -259,6 +260,25 @@ fn maps(text: &mut Text, snapshot: &Snapshot) {
     }
 }
 
+/// How full the maps are that the agent writes.
+fn fill(text: &mut Text, snapshot: &Snapshot) {
+    for (name, help, of) in [
+        (
+            "lb_map_entries",
+            "Elements of a map that are taken.",
+            (|fill| fill.entries) as fn(&Fill) -> u64,
+        ),
+        ("lb_map_capacity", "Elements that a map holds.", |fill| {
+            fill.capacity.into()
+        }),
+    ] {
+        let mut metric = text.metric(Kind::Gauge, name, help);
+        for fill in &snapshot.status.fill {
+            metric.sample(&[("map", fill.map)], of(fill));
+        }
+    }
+}
+
 /// How the agent stands.
 fn state(text: &mut Text, snapshot: &Snapshot) {
     let Snapshot { status, source, .. } = snapshot;
@@ -325,6 +345,12 @@ fn state(text: &mut Text, snapshot: &Snapshot) {
     for (name, help, value) in gauges {
         text.single(Kind::Gauge, name, help, value);
     }
+    text.single(
+        Kind::Gauge,
+        "lb_source_failing_seconds",
+        "For how long the source cannot do something; 0: it can do everything.",
+        source.failing_for.as_secs_f64(),
+    );
     let mut metric = text.metric(
         Kind::Gauge,
         "lb_problems",

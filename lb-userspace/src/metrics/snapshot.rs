@@ -1,6 +1,6 @@
 //! The values that metrics are made of, as they are at one moment.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use crate::{
     apply::{Histogram, Status, Waits},
@@ -73,6 +73,8 @@ pub struct SourceState {
     pub failing_since: u64,
     /// When it was last heard, in seconds since 1970, while something fails; 0: nothing does, or it never was.
     pub last_heard: u64,
+    /// For how long at least one of them; zero: there is none.
+    pub failing_for: Duration,
     /// Failures since the start.
     pub errors: u64,
     /// Objects that could not be understood, since the start.

@@ -12,6 +12,8 @@ pub(super) struct Regions {
     free: BTreeMap<u32, u32>,
     /// Released since the last grace period.
     retired: Vec<Region>,
+    /// Elements that are not free.
+    taken: u32,
 }
 
 /// A contiguous part of an array.
@@ -31,6 +33,7 @@ impl Regions {
         Self {
             free,
             retired: Vec::new(),
+            taken: 0,
         }
     }
 
@@ -48,6 +51,7 @@ impl Regions {
         if found > length {
             self.free.insert(first + length, found - length);
         }
+        self.taken += length;
         Some(Region { first, length })
     }
 
@@ -60,6 +64,7 @@ impl Regions {
         if length == 0 {
             return;
         }
+        self.taken -= length;
         if let Some((before, size)) = self.free.range(..first).next_back().map(|(f, l)| (*f, *l))
             && before + size == first
         {
@@ -78,6 +83,11 @@ impl Regions {
         if region.length > 0 {
             self.retired.push(region);
         }
+    }
+
+    /// How many elements are not free, those included that wait for a grace period.
+    pub(super) fn taken(&self) -> u32 {
+        self.taken
     }
 
     /// Whether a grace period would make room.
@@ -106,7 +116,9 @@ mod tests {
         regions.release(all);
         assert_eq!(regions.take(1), None);
         assert!(regions.awaits_grace());
+        assert_eq!(regions.taken(), 4, "it is not free yet");
         regions.grace_passed();
+        assert_eq!(regions.taken(), 0);
         assert_eq!(regions.take(4), Some(all));
     }
 
@@ -139,6 +151,7 @@ mod tests {
                     regions.release(held.swap_remove(pick.index(held.len())));
                     regions.grace_passed();
                 }
+                prop_assert_eq!(regions.taken(), held.iter().map(|region| region.length).sum::<u32>());
             }
             held.into_iter().for_each(|region| regions.give_back(region));
             prop_assert_eq!(regions.free, BTreeMap::from([(0, 100)]));

@@ -60,7 +60,7 @@ pub(super) struct FamilyPlanner<F: Family> {
     /// Service ports that are live, and their backends.
     live: (usize, usize),
     pub(super) ranges: Ranges<F>,
-    capacities: Capacities,
+    pub(super) capacities: Capacities,
 }
 
 impl<F: Family> FamilyPlanner<F> {
@@ -322,6 +322,11 @@ impl<F: Family> FamilyPlanner<F> {
     /// How many service ports are live, and with how many backends.
     pub(super) fn live(&self) -> (usize, usize) {
         self.live
+    }
+
+    /// Places that are not free: of services, sets and backends.
+    pub(super) fn places_taken(&self) -> [u32; 3] {
+        [&self.services, &self.sets, &self.backends].map(Regions::taken)
     }
 
     /// A port's share in [`FamilyPlanner::live`].

@@ -11,6 +11,7 @@ mod capacities;
 mod diff;
 mod entries;
 mod family;
+mod fill;
 mod layout;
 mod lookup_table;
 mod op;
@@ -21,6 +22,7 @@ mod settings;
 mod tables;
 
 pub use capacities::Capacities;
+pub use fill::Fill;
 pub use lookup_table::LookupTable;
 pub use op::{FamilyOp, Op};
 pub use planner::{Counts, Failure, Planner};

@@ -14,6 +14,7 @@ use std::{
 use lb_common::abi::{Device, Family, Node, V4, V6};
 
 use super::{
+    capacities::Capacities,
     diff,
     entries::Entries,
     family::FamilyPlanner,
@@ -229,6 +230,15 @@ impl Planner {
             frontends: self.v4.frontends.written().len() + self.v6.frontends.written().len(),
             backends: v4.1 + v6.1,
         }
+    }
+
+    pub(super) fn capacities(&self) -> Capacities {
+        self.settings.capacities
+    }
+
+    /// Elements of `maglev` that are taken.
+    pub(super) fn table_elements(&self) -> usize {
+        self.tables.taken() as usize
     }
 
     fn surround(&mut self, now: Duration) {

@@ -104,6 +104,11 @@ impl Tables {
         claim.rows == 0 || !self.unwritten.contains(&claim.first)
     }
 
+    /// Elements that are not free.
+    pub(super) fn taken(&self) -> u32 {
+        self.regions.taken()
+    }
+
     pub(super) fn awaits_grace(&self) -> bool {
         self.regions.awaits_grace()
     }

@@ -11,7 +11,7 @@ mod remembered;
 mod servers;
 mod watch;
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use crate::model::Change;
 
@@ -53,6 +53,18 @@ impl SourceStatus {
     #[must_use]
     pub fn failing_since(&self) -> Option<SystemTime> {
         self.failures.iter().map(|failure| failure.since).min()
+    }
+}
+
+impl SourceStatus {
+    /// How long ago the oldest of its present failures began; zero if there is none.
+    #[must_use]
+    pub fn failing_for(&self, now: SystemTime) -> Duration {
+        let oldest = self.failures.iter().map(|failure| failure.since).min();
+        // A clock that was set back tells nothing.
+        oldest
+            .and_then(|since| now.duration_since(since).ok())
+            .unwrap_or_default()
     }
 }
 

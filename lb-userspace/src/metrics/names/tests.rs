@@ -25,6 +25,11 @@ fn snapshot() -> Snapshot {
         received: 7,
         live: 6,
         failed_rounds: 2,
+        fill: vec![Fill {
+            map: "sets4",
+            entries: 3,
+            capacity: 64,
+        }],
         ..Status::default()
     };
     status.pace[0].full.observe(Duration::from_millis(3));
@@ -83,6 +88,7 @@ fn snapshot() -> Snapshot {
             remembered: false,
             failing_since: 1000,
             last_heard: 998,
+            failing_for: Duration::from_millis(2500),
             errors: 4,
             malformed: 3,
         },
@@ -148,6 +154,9 @@ fn operators_find_what_they_know_and_what_is_ours() {
         "lb_source_failing_since_seconds 1000",
         "lb_source_last_heard_seconds 998",
         "lb_source_failing 1",
+        "lb_source_failing_seconds 2.5",
+        "lb_map_entries{map=\"sets4\"} 3",
+        "lb_map_capacity{map=\"sets4\"} 64",
         "lb_source_errors_total 4",
         "lb_malformed_objects_total 3",
         "lb_devices 5",
