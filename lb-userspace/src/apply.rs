@@ -25,8 +25,8 @@ use std::{
 use tokio::sync::watch;
 use tracing::{debug, info, warn};
 
-pub use backlog::{Backlog, Inbox, Objects, Waiting, Waits, channel};
 pub use crate::plan::Fill;
+pub use backlog::{Backlog, Inbox, Objects, Waiting, Waits, channel};
 pub use histogram::{Histogram, ROUNDS};
 pub use write::write;
 

@@ -4,6 +4,7 @@
 //! to do; where it may not act it names exactly what a person has to do.
 
 mod deploy_tools;
+mod prometheus;
 
 use std::path::Path;
 use std::process::Stdio;
@@ -65,6 +66,7 @@ pub(crate) fn all(workspace: &Workspace) -> Result<()> {
     install_packages(workspace, &machine, &packages)?;
     let toolchain = toolchain(workspace)?;
     deploy_tools::ensure(workspace, &machine)?;
+    prometheus::ensure(workspace, &machine)?;
     mount_bpffs(workspace, &machine)?;
     let compiler = match &toolchain.compiler {
         Compiler::Debian { .. } => "Debian's rustc-web",
@@ -83,7 +85,9 @@ pub(crate) fn runtime(workspace: &Workspace) -> Result<()> {
 
 /// What the tests of `deploy/` call, where it can be had.
 pub(crate) fn deploy_tools(workspace: &Workspace) -> Result<()> {
-    deploy_tools::ensure(workspace, &Machine::from_env()?)
+    let machine = Machine::from_env()?;
+    deploy_tools::ensure(workspace, &machine)?;
+    prometheus::ensure(workspace, &machine)
 }
 
 /// The toolchain for BPF, installed if need be.
@@ -172,17 +176,20 @@ pub(crate) fn install_packages(workspace: &Workspace, machine: &Machine, package
         );
     };
     say(format!("installing Debian packages: {list}"));
-    apt_get(&apt, workspace, &["update"]).context("the package lists could not be fetched")?;
+    apt_get(&apt, workspace, workspace.root(), &["update"])
+        .context("the package lists could not be fetched")?;
     // What a user has installed stays: a conflict is for a person to settle.
     let mut arguments = vec!["install", "--yes", "--no-install-recommends", "--no-remove"];
     arguments.extend(packages);
-    apt_get(&apt, workspace, &arguments).with_context(|| format!("install these packages by hand: {list}"))
+    apt_get(&apt, workspace, workspace.root(), &arguments)
+        .with_context(|| format!("install these packages by hand: {list}"))
 }
 
 /// Runs apt-get; what it and the packages' scripts say is of interest only if it fails.
-fn apt_get(apt: &Path, workspace: &Workspace, arguments: &[&str]) -> Result<()> {
+fn apt_get(apt: &Path, workspace: &Workspace, folder: &Path, arguments: &[&str]) -> Result<()> {
     let mut command = child::command(apt, workspace);
     command
+        .current_dir(folder)
         .env("DEBIAN_FRONTEND", "noninteractive")
         .args([
             "-qq",

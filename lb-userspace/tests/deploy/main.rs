@@ -1,9 +1,13 @@
 //! The two ways to install are one: `helm template` and `kubectl kustomize` give the same objects, and nothing in them
 //! is unknown to Kubernetes' types.
 
+mod monitoring;
+#[path = "../common/tools.rs"]
+mod tools;
+
 use std::{
     collections::BTreeMap,
-    env, fs,
+    fs,
     path::{Path, PathBuf},
     process::Command,
 };
@@ -19,28 +23,9 @@ use serde_json::Value;
 /// By kind and name.
 type Objects = BTreeMap<(String, String), Value>;
 
-/// `cargo xtask test` puts them there (xtask/src/setup/deploy_tools.rs); otherwise those of the machine.
-fn tool(name: &str) -> Option<PathBuf> {
-    let cache = env::var_os("XDG_CACHE_HOME")
-        .map(PathBuf::from)
-        .or_else(|| Some(PathBuf::from(env::var_os("HOME")?).join(".cache")))
-        .map(|cache| cache.join("lb-deploy-tools"));
-    let path = env::var_os("PATH").unwrap_or_default();
-    let mut folders = cache.into_iter().chain(env::split_paths(&path));
-    folders.find_map(|folder| Some(folder.join(name)).filter(|file| file.is_file()))
-}
-
 /// Both; says loudly which one is missing.
 fn tools(test: &str) -> Option<[PathBuf; 2]> {
-    let found = ["helm", "kubectl"].map(|name| {
-        let found = tool(name);
-        if found.is_none() {
-            lb_lab::skip(&format!(
-                "{test}: no {name} here: `cargo xtask setup` fetches it, by npm"
-            ));
-        }
-        found
-    });
+    let found = ["helm", "kubectl"].map(|name| tools::or_skip(test, name));
     match found {
         [Some(helm), Some(kubectl)] => Some([helm, kubectl]),
         _ => None,

@@ -22,6 +22,7 @@ mod ledger;
 mod load;
 mod lost;
 mod matrix;
+mod monitoring;
 mod mtu;
 mod north_south;
 mod reach;

