@@ -1,6 +1,7 @@
 //! `lb-agent check`: can this machine be served, before there is an agent?
 
 mod look;
+mod proxies;
 
 use std::io::{self, Write as _};
 

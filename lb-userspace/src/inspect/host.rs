@@ -1,9 +1,11 @@
 //! Judges whether a machine can be served: what was seen of it to findings, each with what to do.
 
-use std::net::IpAddr;
+use std::{collections::BTreeSet, net::IpAddr};
 
 use lb_common::abi::DeviceKind;
 use serde::Serialize;
+
+use super::Proxy;
 
 /// What was seen of a machine.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
@@ -24,8 +26,8 @@ pub struct HostFacts {
     pub forwarding: [Option<bool>; 2],
     /// `rp_filter` of all devices together.
     pub rp_filter: Option<String>,
-    /// What else translates Services here: traces of it, in words.
-    pub proxies: Vec<String>,
+    /// What else translates Services here, each with its trace in words.
+    pub proxies: Vec<(Proxy, String)>,
     /// What could not be looked for, since a program is not there.
     pub not_asked: Vec<String>,
     /// Ports of ours that a process listens on already.
@@ -263,19 +265,19 @@ fn stack(facts: &HostFacts) -> Vec<Finding> {
 
 fn conflicts(facts: &HostFacts) -> Vec<Finding> {
     let mut found = Vec::new();
-    for proxy in &facts.proxies {
-        found.push(bad(
-            "proxy",
-            Level::Fail,
-            proxy.clone(),
-            "another proxy serves this node, or has left its rules: take it off this node, then `kube-proxy --cleanup` (of the \
-             same version and mode)",
-        ));
+    let mut told = BTreeSet::new();
+    for (proxy, trace) in &facts.proxies {
+        // What it means is said once, however many traces there are.
+        let means = match told.insert(*proxy) {
+            true => format!("{trace}: {}", proxy.means()),
+            false => trace.clone(),
+        };
+        found.push(bad("proxy", Level::Fail, means, proxy.remedy()));
     }
     if facts.proxies.is_empty() {
         found.push(ok(
             "proxy",
-            "no rules of kube-proxy (iptables, nftables, ipvs) were found",
+            "no rules of kube-proxy (iptables, nftables, ipvs) and no programs of Cilium or Calico in its place were found",
         ));
     }
     for program in &facts.not_asked {
@@ -411,7 +413,7 @@ mod tests {
                 "net.ipv6.conf.all.forwarding=1",
             ),
             (
-                |f| f.proxies.push("iptables: 12 chains".into()),
+                |f| f.proxies.push((Proxy::Iptables, "iptables: 12 chains".into())),
                 "proxy",
                 Level::Fail,
                 "kube-proxy --cleanup",

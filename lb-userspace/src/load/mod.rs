@@ -24,7 +24,7 @@ pub use attach::{AttachError, Attachments, Target};
 pub use dry_run::DryRun;
 pub use loader::{Capacities, LoadError, Loaded, Options, Sweeper, detach, load, verify_one};
 pub use object::{MapShape, ObjectError, embedded};
-pub use occupants::{Occupant, occupants};
+pub use occupants::{Occupant, occupants, program_names};
 pub use pin::{PinDirectory, PinDirectoryError};
 pub use probe::ProbeError;
 pub use sockets::{AtSockets, ConnectHooks, SocketOptions, UnknownConnectHooks, cgroup2};

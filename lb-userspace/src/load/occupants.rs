@@ -46,3 +46,10 @@ pub fn occupants(device: &str, index: u32) -> Vec<Occupant> {
     }
     found
 }
+
+/// The names of all programs in the kernel, as far as it keeps them.
+pub fn program_names() -> impl Iterator<Item = String> {
+    loaded_programs()
+        .filter_map(Result::ok)
+        .filter_map(|program| program.name_as_str().map(str::to_owned))
+}

@@ -5,6 +5,7 @@ use std::{collections::BTreeSet, fs, process::Command};
 use anyhow::Result;
 use lb_common::abi::DeviceKind;
 
+use super::proxies;
 use crate::{
     agent::lock::Lock,
     config::Instance,
@@ -24,7 +25,7 @@ pub(super) async fn look(instance: &Instance, hints: &Hints) -> Result<HostFacts
     let missing = probe::missing(TcAttach::Auto)
         .into_iter()
         .map(|error| error.to_string());
-    let (proxies, not_asked) = proxies(&snapshot);
+    let (proxies, not_asked) = proxies::look(&snapshot);
     Ok(HostFacts {
         kernel: setting("kernel/osrelease").unwrap_or_default(),
         missing: missing.collect(),
@@ -89,66 +90,8 @@ fn lro(device: &str) -> Option<bool> {
     Some(line.trim().starts_with("on"))
 }
 
-/// Traces of other proxies, and the programs that are not there to look for them.
-fn proxies(snapshot: &Snapshot) -> (Vec<String>, Vec<String>) {
-    let (mut found, mut absent) = (Vec::new(), Vec::new());
-    // The old tables are looked at only if there are any: to ask for them makes the kernel load them.
-    let legacy = ["/proc/net/ip_tables_names", "/proc/net/ip6_tables_names"]
-        .map(|path| fs::read_to_string(path).is_ok_and(|names| names.lines().any(|name| name == "nat")));
-    let mut programs = vec![("iptables-nft-save", true), ("ip6tables-nft-save", true)];
-    programs.push(("iptables-legacy-save", legacy[0]));
-    programs.push(("ip6tables-legacy-save", legacy[1]));
-    for (program, _) in programs.into_iter().filter(|(_, look)| *look) {
-        match said(program, &["-t", "nat"]) {
-            Some(rules) => found.extend(chains(program, &rules)),
-            None => absent.push(program.to_owned()),
-        }
-    }
-    match said("nft", &["list", "tables"]) {
-        Some(tables) => {
-            let ours = |line: &&str| line.split_whitespace().next_back() == Some("kube-proxy");
-            found.extend(
-                tables
-                    .lines()
-                    .filter(ours)
-                    .map(|line| format!("nftables: {line}")),
-            );
-        }
-        None => absent.push("nft".to_owned()),
-    }
-    let servers = fs::read_to_string("/proc/net/ip_vs").unwrap_or_default();
-    let is_server = |line: &&str| {
-        ["TCP", "UDP", "SCTP"]
-            .iter()
-            .any(|protocol| line.starts_with(protocol))
-    };
-    match servers.lines().filter(is_server).count() {
-        0 => {}
-        count => found.push(format!("ipvs: {count} virtual servers")),
-    }
-    if snapshot.links.iter().any(|link| link.name == "kube-ipvs0") {
-        found.push("ipvs: the device kube-ipvs0".to_owned());
-    }
-    (found, absent)
-}
-
-/// kube-proxy's chains among rules as `iptables-save` prints them.
-fn chains(program: &str, rules: &str) -> Option<String> {
-    let of_kube_proxy = |line: &&str| {
-        ["KUBE-SERVICES", "KUBE-SVC-", "KUBE-NODEPORTS"]
-            .iter()
-            .any(|name| line.strip_prefix(':').is_some_and(|line| line.starts_with(name)))
-    };
-    match rules.lines().filter(of_kube_proxy).count() {
-        0 => None,
-        count => Some(format!(
-            "{count} chains of kube-proxy's (KUBE-SERVICES ...), as {program} says"
-        )),
-    }
-}
-
 /// What a program prints; `None`: it is not there, or fails.
-fn said(program: &str, arguments: &[&str]) -> Option<String> {
+pub(super) fn said(program: &str, arguments: &[&str]) -> Option<String> {
     let output = Command::new(program).args(arguments).output().ok()?;
     output
         .status
@@ -181,17 +124,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn listeners_and_chains_are_read() {
+    fn listeners_are_read() {
         let table = "  sl  local_address rem_address   st tx_queue rx_queue\n\
                      0: 00000000:2810 00000000:0000 0A 00000000:00000000 00:00000000 00000000\n\
                      1: 0100007F:2809 0100007F:9999 01 00000000:00000000 00:00000000 00000000\n";
         assert_eq!(listeners(table).collect::<Vec<_>>(), [10_256]);
-        let rules = "*nat\n:PREROUTING ACCEPT [0:0]\n:KUBE-SERVICES - [0:0]\n:KUBE-SVC-X - [0:0]\n\
-                     -A PREROUTING -j KUBE-SERVICES\nCOMMIT\n";
-        assert_eq!(
-            chains("iptables-nft-save", rules).as_deref(),
-            Some("2 chains of kube-proxy's (KUBE-SERVICES ...), as iptables-nft-save says")
-        );
-        assert_eq!(chains("iptables-nft-save", "*nat\n:CNI-X - [0:0]\n"), None);
     }
 }

@@ -56,7 +56,7 @@ fn host() -> HostFacts {
         }],
         forwarding: [Some(true), Some(false)],
         rp_filter: Some("2".into()),
-        proxies: vec!["nftables: table ip kube-proxy".into()],
+        proxies: vec![(Proxy::Nftables, "nftables: table ip kube-proxy".into())],
         taken_ports: vec![10_256],
         ..HostFacts::default()
     }
