@@ -4,6 +4,7 @@
 mod bpftool;
 mod change;
 mod cluster;
+mod coexistence;
 mod deploy;
 mod detach;
 mod drops;
