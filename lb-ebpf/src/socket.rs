@@ -224,6 +224,7 @@ fn remember<F: At>(ctx: &SockAddrContext, address: F::Addr, port: u16, backend: 
 /// What `connect` left with the socket, if it is what it is connected to.
 #[inline(always)]
 fn translated(ctx: &SockAddrContext, seen: &Addr6) -> Option<Peer> {
+    trace::other_text();
     if read!(ctx.sock_addr, protocol) != u32::from(CONNECTED) {
         return None;
     }
@@ -265,6 +266,7 @@ fn conclude_bind(outcome: Outcome) -> i32 {
 
 #[inline(always)]
 fn end(outcome: Outcome, error: i32) -> i32 {
+    trace::other_text();
     match outcome.kind() {
         Kind::Passed | Kind::Forwarded => ALLOW,
         Kind::Rejected | Kind::Dropped => {

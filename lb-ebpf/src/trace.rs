@@ -74,9 +74,18 @@ fn tracing(of: Of) -> Option<&'static mut Tracing> {
         .map(|tracing| unsafe { &mut *tracing })
 }
 
+/// Nothing that anybody could notice, but with feature `other-text` instructions that other builds do not have.
+#[inline(always)]
+pub(crate) fn other_text() {
+    #[cfg(feature = "other-text")]
+    // SAFETY: no arguments.
+    let _ = unsafe { bpf_get_smp_processor_id() };
+}
+
 /// The end of a program for packets: what the kernel is told.
 #[inline(always)]
 pub(crate) fn end<T: Copy>(verdict: T) -> T {
+    other_text();
     note_plainly(Step::Verdict, &verdict);
     verdict
 }

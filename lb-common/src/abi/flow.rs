@@ -63,6 +63,9 @@ pub struct Flow<A> {
     pub seen: u32,
     /// Tick of the first packet.
     pub created: u32,
+    /// Nothing: it moves what follows, so that no plain copy from the usual layout is right.
+    #[cfg(feature = "other-layout")]
+    pub moved: [u32; 2],
     /// Interface index for actions that redirect; 0 otherwise.
     pub device: u32,
     /// Interface index that the other half redirects to; 0 if it does not.

@@ -30,10 +30,14 @@ pub use node::{Device, DeviceKind, Node, Source, SourceClass, XDP_OUT};
 pub use peer::Peer;
 pub use range::{Range, RangeKey};
 pub use set::{ROWS_PER_ELEMENT, Rows, Service, Set};
-pub use trace::{End, Entered, Record, Step, Trace, Traced, Way};
+pub use trace::{End, Entered, Record, Step, Trace, Traced, VALUE, Way};
 
 /// Version of the map layout. Part of the pin directory's name.
+#[cfg(not(feature = "other-layout"))]
 pub const LAYOUT_VERSION: u32 = 9;
+/// Version of a layout for tests of upgrades: one that no agent that is used will come to.
+#[cfg(feature = "other-layout")]
+pub const LAYOUT_VERSION: u32 = 1009;
 
 /// Map names, at most 15 characters (the kernel's limit). A map that exists once per family has a name
 /// for each: `[IPv4, IPv6]`.

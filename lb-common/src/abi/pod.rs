@@ -26,7 +26,7 @@ macro_rules! pod {
 use super::{
     Addr4, Addr6, Address, Affinity, AffinityKey, Backend, Counter, Device, End, Entered, Flow, Fragment,
     FragmentKey, Frontend, FrontendKey, Held, Node, Peer, Range, RangeKey, Record, Rows, Service, Set,
-    Source, Trace, Tuple, Waiting, Way,
+    Source, Trace, Tuple, VALUE, Waiting, Way,
 };
 
 pod! {
@@ -34,8 +34,6 @@ pod! {
     Addr6, 16, [[u8; 16]];
     Tuple<Addr4>, 16, [Addr4, Addr4, u16, u16, u8, u8, u16];
     Tuple<Addr6>, 40, [Addr6, Addr6, u16, u16, u8, u8, u16];
-    Flow<Addr4>, 36, [Tuple<Addr4>, u32, u32, u32, u32, u8, u8, u16];
-    Flow<Addr6>, 60, [Tuple<Addr6>, u32, u32, u32, u32, u8, u8, u16];
     FragmentKey<Addr4>, 16, [Addr4, Addr4, u32, u8, u8, u16];
     FragmentKey<Addr6>, 40, [Addr6, Addr6, u32, u8, u8, u16];
     Fragment, 12, [u16, u16, u32, u32];
@@ -64,7 +62,21 @@ pod! {
     Counter, 16, [u64, u64];
     Trace, 8, [u32, u32];
     End, 20, [[u8; 16], u16, u8, u8];
-    Record, 128, [u64, u64, u32, u16, u8, u8, u8, u8, u16, [u8; 40], [u8; 60]];
     Entered, 12, [u32, u32, u32];
     Way, 12, [u32, [u8; 6], u16];
+}
+
+#[cfg(not(feature = "other-layout"))]
+pod! {
+    Flow<Addr4>, 36, [Tuple<Addr4>, u32, u32, u32, u32, u8, u8, u16];
+    Flow<Addr6>, 60, [Tuple<Addr6>, u32, u32, u32, u32, u8, u8, u16];
+    Record, 128, [u64, u64, u32, u16, u8, u8, u8, u8, u16, [u8; 40], [u8; VALUE]];
+}
+
+// As above, with `Flow::moved`.
+#[cfg(feature = "other-layout")]
+pod! {
+    Flow<Addr4>, 44, [Tuple<Addr4>, u32, u32, [u32; 2], u32, u32, u8, u8, u16];
+    Flow<Addr6>, 68, [Tuple<Addr6>, u32, u32, [u32; 2], u32, u32, u8, u8, u16];
+    Record, 136, [u64, u64, u32, u16, u8, u8, u8, u8, u16, [u8; 40], [u8; VALUE]];
 }

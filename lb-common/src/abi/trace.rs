@@ -45,6 +45,9 @@ impl End {
     pub const NO_PORTS: u8 = 255;
 }
 
+/// Bytes that a [`Record`] has for a value: those of the largest one, an IPv6 flow.
+pub const VALUE: usize = size_of::<super::Flow<super::Addr6>>();
+
 /// A step of a packet's way through a program.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(C)]
@@ -70,7 +73,7 @@ pub struct Record {
     /// What was asked for, see [`Step`]; zero behind it.
     pub key: [u8; 40],
     /// What was found, see [`Step`]; zero behind it.
-    pub value: [u8; 60],
+    pub value: [u8; VALUE],
 }
 
 /// What a program sees at first of a packet.

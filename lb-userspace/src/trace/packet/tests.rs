@@ -1,6 +1,6 @@
 //! Records as programs write them, and what becomes of them.
 
-use lb_common::abi::{Addr4, Entered, Flow, Outcome, State, Tuple};
+use lb_common::abi::{Addr4, Entered, Flow, Outcome, State, Tuple, VALUE};
 
 use super::*;
 
@@ -16,7 +16,7 @@ fn record(cpu: u16, packet: u64, step: Step, key: &[u8], value: Option<&[u8]>) -
         found: value.is_some().into(),
         lost: 0,
         key: [0xee; 40],
-        value: [0xee; 60],
+        value: [0xee; VALUE],
     };
     record.key[..key.len()].copy_from_slice(key);
     let value = value.unwrap_or_default();
