@@ -185,11 +185,18 @@ pub async fn run(config: Config) -> Result<()> {
         Some(file) => maps::faulty::while_exists(file, store),
         None => store,
     };
+    let (store, plan_begins) = match test.kill_within_plan {
+        Some(file) => {
+            let (store, begins) = maps::killed::within_plan(file, store);
+            (store, Some(Box::new(begins) as apply::PlanBegins))
+        }
+        None => (store, None),
+    };
     let writes = Writes::default();
     let store = store.wrapped(&writes);
     let sweeper = loaded.sweeper()?;
     let inherited = loaded.inherits_flows();
-    let mut reconciler = Reconciler::new(settings, store, changes.backlog());
+    let mut reconciler = Reconciler::new(settings, store, changes.backlog()).telling(plan_begins);
     let status = reconciler.status();
 
     // The maps are filled before the first program sees them.

@@ -155,6 +155,9 @@ impl Default for FamilyPace {
     }
 }
 
+/// Called whenever a plan is about to be carried out.
+pub type PlanBegins = Box<dyn FnMut() + Send>;
+
 /// The reconciler's state.
 pub struct Reconciler {
     planner: Planner,
@@ -170,6 +173,7 @@ pub struct Reconciler {
     origins: Origins,
     /// Families with a change that is not live.
     concerned: [bool; 2],
+    plan_begins: Option<PlanBegins>,
 }
 
 impl Reconciler {
@@ -189,7 +193,14 @@ impl Reconciler {
             backlog,
             origins: Origins::default(),
             concerned: [false; 2],
+            plan_begins: None,
         }
+    }
+
+    /// The same, which tells when a plan begins.
+    #[must_use]
+    pub fn telling(self, plan_begins: Option<PlanBegins>) -> Self {
+        Self { plan_begins, ..self }
     }
 
     /// Its status, now and whenever it changes.
@@ -273,6 +284,9 @@ impl Reconciler {
         }
         let mut failure = None;
         for _ in 0..ROUNDS_AT_ONCE {
+            if let Some(begins) = &mut self.plan_begins {
+                begins();
+            }
             let store = &mut self.store;
             let failures = self.planner.execute(time, |op| write(store, op));
             failures.iter().for_each(|failure| self.count(&failure.error));

@@ -74,6 +74,8 @@ pub struct HealthSettings {
 pub struct TestSettings {
     /// While this file is there, every map write fails.
     pub fail_writes: Option<PathBuf>,
+    /// While this file is there, the agent kills itself after as many map writes of a plan as it says.
+    pub kill_within_plan: Option<PathBuf>,
 }
 
 /// Where objects come from.

@@ -139,6 +139,10 @@ struct TestArgs {
     /// While this file is there, every map write fails.
     #[arg(long = "test-fail-writes", value_name = "FILE", hide = true)]
     fail_writes: Option<PathBuf>,
+    /// While this file is there, with a number in it, the agent kills itself after so many map writes of a plan, and before the
+    /// next.
+    #[arg(long = "test-kill-within-plan", value_name = "FILE", hide = true)]
+    kill_within_plan: Option<PathBuf>,
 }
 
 /// How clients are told to be pods of this node.
@@ -179,7 +183,10 @@ impl RunArgs {
             healthz_addresses,
             metrics_addresses,
             health_timeout,
-            test: TestArgs { fail_writes },
+            test: TestArgs {
+                fail_writes,
+                kill_within_plan,
+            },
         } = self;
         let nodeport_addresses = nodeport_ranges(&nodeport_addresses)?;
         let instance: Instance = instance.into();
@@ -227,7 +234,10 @@ impl RunArgs {
                 timeout: health_timeout,
             },
             metrics_addresses: listeners("--metrics-address", &metrics_addresses)?,
-            test: TestSettings { fail_writes },
+            test: TestSettings {
+                fail_writes,
+                kill_within_plan,
+            },
         })
     }
 }
@@ -361,7 +371,7 @@ mod tests {
             "--source dir --manifests . --node-name n1 --pod-detection none --masquerade-all \
              --nodeport-addresses 192.168.1.0/24,2001:db8::/64 --localhost-nodeports \
              --external-ip-ranges 198.51.100.0/24 --healthz-address [::]:10256 --metrics-address none \
-             --health-timeout 0.5 --test-fail-writes /tmp/fail --pass-through-annotations example.com/past,other",
+             --health-timeout 0.5 --test-fail-writes /tmp/fail --test-kill-within-plan /tmp/kill --pass-through-annotations example.com/past,other",
         )
         .unwrap();
         assert!(!config.pod_detection && config.masquerade_all && config.localhost_nodeports);
@@ -371,6 +381,7 @@ mod tests {
         assert_eq!(config.health.timeout, Duration::from_millis(500));
         assert_eq!(config.metrics_addresses, []);
         assert_eq!(config.test.fail_writes, Some("/tmp/fail".into()));
+        assert_eq!(config.test.kill_within_plan, Some("/tmp/kill".into()));
         assert_eq!(config.annotations.pass_through, ["example.com/past", "other"]);
         let nothing = parse("--node-name n1 --pass-through-annotations none").unwrap();
         assert_eq!(nothing.annotations.pass_through, <[String; 0]>::default());

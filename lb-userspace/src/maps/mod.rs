@@ -8,6 +8,7 @@ mod dump;
 pub mod fake;
 pub mod faulty;
 pub mod flows;
+pub mod killed;
 mod lookup;
 mod store;
 mod text;
