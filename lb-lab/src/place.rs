@@ -13,6 +13,7 @@ use crate::{
     addr::{Cidr, Dual, Family, Proto},
     capture::{self, Capture},
     client::{self, Options, Outcome},
+    crowd::Numbered,
     links,
     netns::{Netns, ip_batch},
     ready,
@@ -120,6 +121,11 @@ impl Place {
     /// Starts numbered datagrams from one socket in the background, `rate` a second, until the value is dropped.
     pub fn stream_datagrams(&self, dst: SocketAddr, rate: u32) -> Result<Stream> {
         Stream::udp(&self.netns, dst, rate)
+    }
+
+    /// A socket for numbered datagrams, to be one of a crowd.
+    pub fn numbered(&self, dst: SocketAddr) -> Result<Numbered> {
+        Numbered::open(&self.netns, dst)
     }
 
     /// Starts recording the packets on `device` that `filter` wants (it gets whole Ethernet frames).

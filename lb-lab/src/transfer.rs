@@ -119,6 +119,15 @@ impl Held {
         })
     }
 
+    pub(crate) fn stream(&self) -> &TcpStream {
+        &self.stream
+    }
+
+    /// This end.
+    pub fn local(&self) -> io::Result<SocketAddr> {
+        self.stream.local_addr()
+    }
+
     /// Who is at the other end.
     pub fn by(&self) -> &Answer {
         &self.answer

@@ -4,6 +4,7 @@
 mod bench;
 mod build;
 mod cases;
+mod chaos;
 mod check;
 mod child;
 mod cross;
@@ -21,6 +22,7 @@ mod run;
 mod scratch;
 mod setup;
 mod test;
+mod variants;
 mod workspace;
 mod worlds;
 
@@ -59,6 +61,8 @@ enum Command {
     ExplainCheck(explain::ExplainArgs),
     /// What hooks received, by the kernel's count, against what their counters say.
     Ledger(ledger::LedgerArgs),
+    /// Traffic of every kind while agents are killed, restarted and upgraded in the middle of changes.
+    Chaos(chaos::ChaosArgs),
     /// A container image with nothing in it but a static agent.
     Image(image::ImageArgs),
     /// Break the source in small ways and see whether a test notices.
@@ -91,6 +95,7 @@ fn dispatch(cli: Cli) -> Result<ExitCode> {
         Command::Matrix(args) => return matrix::command(&workspace, &args),
         Command::ExplainCheck(args) => return explain::command(&workspace, &args),
         Command::Ledger(args) => return ledger::command(&workspace, &args),
+        Command::Chaos(args) => return chaos::command(&workspace, &args),
         Command::Image(args) => return image::command(&workspace, &args),
         Command::Mutants(args) => return mutants::command(&workspace, &args),
         Command::Run(args) => run::command(&workspace, &args)?,

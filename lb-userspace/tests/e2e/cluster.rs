@@ -5,7 +5,7 @@ mod agents;
 use std::{
     fs,
     net::{IpAddr, SocketAddr},
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{
         Arc,
         atomic::{AtomicU16, Ordering},
@@ -31,6 +31,7 @@ pub(crate) struct Cluster {
     pub(crate) lab: Lab,
     manifests: PathBuf,
     agents: Vec<Agent>,
+    binary: PathBuf,
     source: Vec<String>,
     extra: Vec<String>,
     changes: AtomicU16,
@@ -107,6 +108,7 @@ impl Cluster {
                     child: None,
                 })
                 .collect(),
+            binary: agent_path().to_owned(),
             source: source.to_vec(),
             extra: arguments.iter().map(ToString::to_string).collect(),
             manifests: lab.folder().join("manifests"),
@@ -162,6 +164,11 @@ impl Cluster {
         let new = path.with_extension("new");
         fs::write(&new, text).expect("the lab's folder can be written");
         fs::rename(&new, &path).expect("the lab's folder can be written");
+    }
+
+    /// The folder of manifests.
+    pub(crate) fn manifests(&self) -> &Path {
+        &self.manifests
     }
 
     /// Removes a Service's manifests.

@@ -3,6 +3,7 @@
 
 mod bpftool;
 mod change;
+mod chaos;
 mod cluster;
 mod coexistence;
 mod deploy;

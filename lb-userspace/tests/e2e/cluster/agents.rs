@@ -106,7 +106,7 @@ impl Cluster {
         let plan = &self.lab.topology().plan;
         let name = &self.agents[node].node;
         let mut argv = vec![
-            agent_path().to_string_lossy().into_owned(),
+            self.binary.to_string_lossy().into_owned(),
             "run".into(),
             "--node-name".into(),
             name.clone(),
@@ -146,6 +146,11 @@ impl Cluster {
         self.source = source.iter().map(ToString::to_string).collect();
     }
 
+    /// From now on, agents are of another build.
+    pub(crate) fn set_binary(&mut self, binary: &Path) {
+        self.binary = binary.to_owned();
+    }
+
     /// From now on, agents are started with another hook of the uplinks.
     pub(crate) fn set_hook(&mut self, hook: &str) {
         self.set_argument("--hook", hook);
@@ -181,6 +186,29 @@ impl Cluster {
     pub(crate) fn wait_for_agent(&self, node: usize) {
         let pid = self.agents[node].child.as_ref().map(|child| child.pid());
         self.settle(node, |status| status["pid"].as_u64() == pid.map(u64::from));
+    }
+
+    /// Whether the agent of a node that was just started serves what it was told so far; more may be on its way.
+    pub(crate) fn is_up(&self, node: usize) -> bool {
+        let pid = self.agents[node]
+            .child
+            .as_ref()
+            .map(|child| u64::from(child.pid()));
+        let status = self.status(node);
+        let devices = status["devices"].as_object();
+        status["pid"].as_u64() == pid
+            && status["source"]["synced"] == true
+            && devices.is_some_and(|devices| !devices.is_empty())
+            && status["generation_live"].as_u64().is_some_and(|live| live > 0)
+    }
+
+    /// Waits until the agent of a node ends by itself; gives its last words if it did so in time.
+    pub(crate) fn ends(&mut self, node: usize, limit: Duration) -> Option<String> {
+        let child = self.agents[node].child.as_ref().expect("it runs");
+        child.wait(limit).ok()?;
+        let words = child.tail(3);
+        self.agents[node].child = None;
+        Some(words)
     }
 
     /// Ends the agent of a node by a signal; its programs stay.
