@@ -23,8 +23,8 @@ A lab of two nodes with 1,000 long-lived TCP connections, 200 new ones a second 
 every kind of address, while at least 20 Services or endpoints change a second. Events come at random from a seed: an agent \
 gets SIGTERM or SIGKILL, half of these between the first and the last map write of a plan, is started again, with programs \
 of another text, with another map layout and back, with another hook, and the API server is killed. Nothing may be reset, \
-refused, lost or wrong. Progress is printed on stderr, a line for each event. The same seed gives the same events. About \
-three seconds for an event. Needs root; see docs/chaos.md.")]
+refused, lost or wrong. Progress is printed on stderr, a line for each event. The same seed gives the same events. Three to five \
+seconds for an event. Needs root; see docs/chaos.md.")]
 pub(crate) struct ChaosArgs {
     /// How many events.
     #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..))]

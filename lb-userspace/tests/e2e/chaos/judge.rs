@@ -189,3 +189,54 @@ impl Outcome<'_> {
         assert!(wrong.is_empty(), "with seed {}: {}", self.seed, wrong.join(", "));
     }
 }
+
+#[test]
+fn each_harm_fails_its_own_check_and_names_the_event() {
+    use std::time::Duration;
+
+    let event = super::events::draw(&mut super::random::Random::new(1), 1, 2, |_| true).remove(0);
+    let began = Instant::now();
+    for (harm, id) in [
+        (Harm::Reset, "resets"),
+        (Harm::Connect, "failed connects"),
+        (Harm::Datagram, "datagrams lost to us"),
+        (Harm::Source, "wrong sources"),
+        (Harm::Bytes, "wrong bytes"),
+    ] {
+        let mut diary = Diary::default();
+        diary.note(1, &event);
+        let at = began + Duration::from_secs(60);
+        let wrong = Wrong {
+            harm,
+            way: "client to shop".into(),
+            what: "broken".into(),
+            silent: true,
+            since: at,
+            at,
+        };
+        let outcome = Outcome {
+            size: &super::SHORT,
+            seed: 1,
+            seconds: 10.0,
+            amounts: Amounts {
+                connections: 500,
+                ..Amounts::default()
+            },
+            wrongs: vec![wrong],
+            drops: Drops::default(),
+            changes: (200, 20.0),
+            mirrored: None,
+            wanted: BTreeMap::from([(event.kind, 1)]),
+            happened: BTreeMap::from([(event.kind, 1)]),
+            diary,
+        };
+        let failed: Vec<_> = outcome.checks().into_iter().filter(|check| !check.ok).collect();
+        let ids: Vec<_> = failed.iter().map(|check| &*check.id).collect();
+        assert_eq!(ids, [id]);
+        let seen = &failed[0].seen;
+        assert!(
+            seen.contains(&format!("event 1, {event}")) && seen.contains("client to shop"),
+            "{seen}"
+        );
+    }
+}

@@ -15,10 +15,14 @@ use super::{
 };
 use crate::cluster::{Cluster, SETTLED, agent_path};
 
+/// Whether agents with another map layout come into it: not before flows move from one layout to another.
+const LAYOUTS: bool = false;
 /// How long an agent may go on until a plan comes along that is large enough to be killed within.
 const PLAN: Duration = Duration::from_secs(3);
 /// How long the traffic is watched behind each event.
 const BEHIND: Duration = Duration::from_millis(200);
+/// How long is waited between two looks at an agent that starts.
+const ASK: Duration = Duration::from_millis(150);
 /// The node whose agent follows the API server, if there is one.
 pub(super) const FOLLOWER: usize = 1;
 
@@ -59,8 +63,8 @@ impl Builds {
 
 /// What became of an event.
 pub(super) struct Happened {
-    /// What did happen; `None`: it could not.
-    pub(super) kind: Option<Kind>,
+    /// Whether it was what it should have been.
+    pub(super) done: bool,
     /// How long no agent ran there, or no server; and how long until the next one served.
     pub(super) away: Duration,
     pub(super) up: Duration,
@@ -118,7 +122,7 @@ impl Runner {
     pub(super) fn can(&self, kind: Kind) -> bool {
         match kind {
             Kind::Text => self.builds.text.is_some(),
-            Kind::Layout => self.builds.layout.is_some(),
+            Kind::Layout => LAYOUTS && self.builds.layout.is_some(),
             Kind::ApiServer => self.server.is_some(),
             _ => true,
         }
@@ -153,7 +157,11 @@ impl Runner {
     }
 
     fn wait(&self, cluster: &Cluster, node: usize) {
-        let up = wait_for(SETTLED, "the agent serves", || cluster.is_up(node));
+        let up = wait_for(SETTLED, "the agent serves", || {
+            // To ask is to start a program: not all the time, beside an agent that needs the processor.
+            thread::sleep(ASK);
+            cluster.is_up(node)
+        });
         if let Err(error) = up {
             panic!(
                 "{error}\nstatus: {:#}\nlog: {}",
@@ -166,12 +174,11 @@ impl Runner {
     /// Makes an event happen.
     pub(super) fn make(&mut self, cluster: &mut Cluster, event: &Event) -> Happened {
         let node = event.node;
-        let (mut kind, began) = (Some(event.kind), Instant::now());
+        let (mut done, began) = (true, Instant::now());
         let ended = match event.kind {
             Kind::ApiServer => return self.kill_server(event),
             Kind::KillWithinPlan => {
-                let killed = self.kill_within(cluster, node, event.writes);
-                kind = kind.filter(|_| killed);
+                done = self.kill_within(cluster, node, event.writes, PLAN);
                 Instant::now()
             }
             Kind::Restart | Kind::KillWithinFilling => {
@@ -188,36 +195,32 @@ impl Runner {
             Kind::Layout => self.nodes[node].layout ^= true,
             _ => {}
         }
-        kind = kind.filter(|kind| self.can(*kind));
         self.nodes[node].hook = event.hook;
         if event.kind == Kind::KillWithinFilling {
             fs::write(&self.nodes[node].kill, event.writes.to_string())
                 .expect("the lab's folder can be written");
             self.launch(cluster, node);
-            kind = kind.filter(|_| self.dies(cluster, node, SETTLED));
+            done = self.kill_within(cluster, node, event.writes, SETTLED);
         }
         thread::sleep(event.away);
         let away = ended.elapsed();
         self.start(cluster, node);
         let up = ended.elapsed();
         thread::sleep(BEHIND);
-        Happened { kind, away, up }
+        Happened { done, away, up }
     }
 
-    /// Has the agent kill itself within the next plan of more than `writes` writes, or of fewer if none comes.
-    fn kill_within(&self, cluster: &mut Cluster, node: usize, mut writes: u64) -> bool {
-        loop {
+    /// Has the agent kill itself within the next plan of more than `writes` writes, or of fewer if none comes within `limit`.
+    fn kill_within(&self, cluster: &mut Cluster, node: usize, writes: u64, limit: Duration) -> bool {
+        for (writes, limit) in [(writes, limit), (1, SETTLED)] {
             fs::write(&self.nodes[node].kill, writes.to_string()).expect("the lab's folder can be written");
-            let limit = if writes > 1 { PLAN } else { SETTLED };
             if self.dies(cluster, node, limit) {
                 return true;
             }
-            if writes == 1 {
-                cluster.end_agent(node, Signal::SIGKILL);
-                return false;
-            }
-            writes = 1;
         }
+        let _ = fs::remove_file(&self.nodes[node].kill);
+        cluster.end_agent(node, Signal::SIGKILL);
+        false
     }
 
     /// Whether the agent dies within a plan, as its log then says.
@@ -226,18 +229,16 @@ impl Runner {
             return false;
         };
         fs::remove_file(&self.nodes[node].kill).expect("it was written");
-        log.contains(KILLED)
+        assert!(
+            log.contains(KILLED),
+            "the agent of node{} died of something else: {log}",
+            node + 1
+        );
+        true
     }
 
     fn kill_server(&mut self, event: &Event) -> Happened {
-        let Some(server) = &mut self.server else {
-            thread::sleep(BEHIND);
-            return Happened {
-                kind: None,
-                away: Duration::ZERO,
-                up: Duration::ZERO,
-            };
-        };
+        let server = self.server.as_mut().expect("without one there is no such event");
         let began = Instant::now();
         server.kill();
         thread::sleep(event.away);
@@ -245,10 +246,6 @@ impl Runner {
         server.run();
         let up = began.elapsed();
         thread::sleep(BEHIND);
-        Happened {
-            kind: Some(Kind::ApiServer),
-            away,
-            up,
-        }
+        Happened { done: true, away, up }
     }
 }

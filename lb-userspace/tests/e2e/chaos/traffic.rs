@@ -103,7 +103,7 @@ impl Traffic {
         let new = Arc::new(New::default());
         let met = |way: &Way, answer: &lb_lab::Answer, local| {
             let name = format!("{}, {local:?} at {} {}", way.name(), answer.name, answer.local);
-            if let Err(what) = way.judge(answer, local) {
+            if let Err(what) = way.judge(answer) {
                 new.add(Wrong::now(Harm::Source, &name, what));
             }
             name
@@ -242,7 +242,7 @@ fn ask(new: &New, place: &Place, way: &Way, mut next: Instant, between: Duration
             .expect("an attempt can be made");
         counter.fetch_add(1, Ordering::Relaxed);
         let (harm, what) = match &outcome {
-            Outcome::Answered(answer) => match way.judge(answer, None) {
+            Outcome::Answered(answer) => match way.judge(answer) {
                 Ok(()) => continue,
                 Err(what) => (Harm::Source, what),
             },

@@ -169,8 +169,9 @@ impl Way {
         &self.name
     }
 
-    /// Whether the backend saw whom it must see. `local` is the client's own end, if that is known.
-    pub(super) fn judge(&self, answer: &Answer, local: Option<SocketAddr>) -> Result<(), String> {
+    /// Whether the backend saw whom it must see. Not by which port: a client may use one port towards two addresses of a Service,
+    /// and at the backend that cannot be one connection.
+    pub(super) fn judge(&self, answer: &Answer) -> Result<(), String> {
         let family = if self.to.is_ipv4() { Family::V4 } else { Family::V6 };
         let address = |node: &str| {
             let (_, addresses) = self.nodes.iter().find(|(name, _)| name == node)?;
@@ -186,26 +187,15 @@ impl Way {
             Seen::ClientOn(node) if host.as_deref() == Some(node) => None,
             Seen::ClientOn(node) | Seen::Node(node) => address(node),
         };
-        let seen = answer.peer;
-        let good = match (node, local) {
-            (Some(node), _) => seen.ip() == node,
-            (None, Some(local)) => seen == local,
-            (None, None) => seen.ip() == self.client,
-        };
-        if good {
+        let (seen, wanted) = (answer.peer.ip(), node.unwrap_or(self.client));
+        if seen == wanted {
             return Ok(());
         }
-        let wanted = node.map_or(local.unwrap_or(socket_of(self.client)), socket_of);
         Err(format!(
             "{} at {} saw {seen}, not {wanted}",
             answer.name, answer.local
         ))
     }
-}
-
-/// An address without a port that matters.
-fn socket_of(ip: IpAddr) -> SocketAddr {
-    SocketAddr::new(ip, 0)
 }
 
 /// A Service that nobody asks: its addresses are its own.
