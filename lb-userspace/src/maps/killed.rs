@@ -38,7 +38,6 @@ struct Kills {
 
 /// `store`, but while `file` is there, with a number in it, this process kills itself where so many writes of a plan are made
 /// and another would follow. Beside it, what is to be called when a plan begins.
-#[must_use]
 pub fn within_plan(file: PathBuf, store: MapStore) -> (MapStore, impl FnMut() + Send + use<>) {
     let written = Written::default();
     let begin = written.clone();
