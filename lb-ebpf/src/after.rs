@@ -16,7 +16,7 @@ use crate::{
     packet::{Packet, Tc},
     rewrite::translate_tc,
     tables::{Kernel, workspace},
-    trace,
+    trace, traffic,
 };
 
 /// A packet that leaves by a device.
@@ -79,11 +79,10 @@ fn judge<F: Maps>(packet: &Tc, hook: Hook) -> i32 {
     let found = after::<F, Kernel>(&kernel, &mut parsed);
     trace::flow::<F>(&parsed.tuple, found);
     if let Some(flow) = found {
+        traffic::note::<F>(&parsed.tuple, found, Outcome::ForwardedFlow);
         let done = translate_tc::<F>(packet, &parsed, &flow.to);
-        if parsed.first != 0 && packet.first::<F>(Phase::After as u32, going::AHEAD) == 0 {
-            return TC_SHOT;
-        }
-        return end(
+        // Before others are given to this program that wait for it.
+        let verdict = end(
             packet,
             hook,
             if done {
@@ -92,6 +91,10 @@ fn judge<F: Maps>(packet: &Tc, hook: Hook) -> i32 {
                 Outcome::DroppedRewrite
             },
         );
+        if parsed.first != 0 && packet.first::<F>(Phase::After as u32, going::AHEAD) == 0 {
+            return TC_SHOT;
+        }
+        return verdict;
     }
     if hook as u8 == Hook::UplinkOut as u8 && packet.is_local() {
         parsed.tuple.phase = Phase::Before as u8;

@@ -22,6 +22,7 @@ use crate::{
     send,
     tables::{Kernel, workspace},
     trace::{self, is_traced},
+    traffic,
 };
 
 /// A packet at TC, on a device of the given kind.
@@ -165,6 +166,7 @@ fn handle<F: Maps>(
         Some(address) => decide::<F>(packet, &kernel, parsed, kind, address),
         None => Before::leave(Outcome::PassedNotOurs),
     };
+    traffic::note::<F>(&parsed.tuple, decided.flow, decided.outcome);
     if let Some(flow) = decided.flow {
         let to = Sending {
             action: flow.action(),

@@ -32,6 +32,7 @@ mod socket;
 mod sweep;
 mod tables;
 mod trace;
+mod traffic;
 mod watch;
 mod xdp;
 

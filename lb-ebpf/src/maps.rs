@@ -2,14 +2,16 @@
 #![allow(non_upper_case_globals)] // names as operators see them
 
 use aya_ebpf::{
-    btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, ProgramArray, RingBuf, SkStorage},
+    btf_maps::{
+        Array, HashMap, LpmTrie, LruHashMap, LruPerCpuHashMap, PerCpuArray, ProgramArray, RingBuf, SkStorage,
+    },
     macros::btf_map,
 };
 use lb_common::{
     abi::{
         Addr4, Addr6, Address, Affinity, AffinityKey, Backend, COUNTERS, Counter, Device, End, Flow,
         Fragment, FragmentKey, Frontend, FrontendKey, Held, Node, Peer, Range, RangeKey, Rows, Service, Set,
-        Source, Traced, Tuple, V4, V6, Waiting, capacity,
+        Source, Traced, TrafficKey, Tuple, V4, V6, Waiting, capacity,
     },
     net::{Look, Quote, Refusal, Scratch, TooBig},
 };
@@ -31,6 +33,7 @@ type Sources<A> = LpmTrie<A, Source, { capacity::SOURCES as usize }>;
 type Frontends<A> = HashMap<FrontendKey<A>, Frontend, { capacity::FRONTENDS as usize }>;
 type Ranges<A> = LpmTrie<RangeKey<A>, Range, { capacity::RANGES as usize }>;
 type Affinities<A> = LruHashMap<AffinityKey<A>, Affinity<A>, { capacity::AFFINITY as usize }>;
+type Traffic<A> = LruPerCpuHashMap<TrafficKey<A>, Counter, { capacity::TRAFFIC as usize }>;
 /// The other instance of one program.
 pub(crate) type TracedOne = ProgramArray<1>;
 type Services = Array<Service, { capacity::SERVICES as usize }>;
@@ -50,6 +53,8 @@ pub(crate) struct Workspace<A> {
     pub(crate) mtu: u32,
     /// A packet that is not plain.
     pub(crate) look: Look<A>,
+    /// Whose it is, see [`crate::traffic`].
+    pub(crate) traffic: TrafficKey<A>,
 }
 
 #[btf_map]
@@ -132,6 +137,12 @@ pub(crate) static handover_xdp: ProgramArray<1> = ProgramArray::new();
 #[btf_map]
 pub(crate) static tracing: PerCpuArray<Tracing, 2> = PerCpuArray::new();
 #[btf_map]
+pub(crate) static traffic4: Traffic<Addr4> = LruPerCpuHashMap::new();
+#[btf_map]
+pub(crate) static traffic6: Traffic<Addr6> = LruPerCpuHashMap::new();
+#[btf_map]
+pub(crate) static noted: PerCpuArray<u32, 1> = PerCpuArray::new();
+#[btf_map]
 pub(crate) static whole: PerCpuArray<Whole, 1> = PerCpuArray::new();
 #[btf_map]
 pub(crate) static workspace4: PerCpuArray<Workspace<Addr4>, 1> = PerCpuArray::new();
@@ -166,6 +177,8 @@ pub(crate) trait Maps: TooBig {
     fn ranges() -> &'static Ranges<Self::Addr>;
     /// `affinity4` or `affinity6`.
     fn affinities() -> &'static Affinities<Self::Addr>;
+    /// `traffic4` or `traffic6`.
+    fn traffic() -> &'static Traffic<Self::Addr>;
     /// `workspace4` or `workspace6`.
     fn workspace() -> &'static PerCpuArray<Workspace<Self::Addr>, 1>;
     /// `hops4` or `hops6`.
@@ -192,6 +205,7 @@ family! { V4, Addr4:
     backends = backends4: Backends<Addr4>,
     ranges = ranges4: Ranges<Addr4>,
     affinities = affinity4: Affinities<Addr4>,
+    traffic = traffic4: Traffic<Addr4>,
     workspace = workspace4: PerCpuArray<Workspace<Addr4>, 1>,
     hops = hops4: PerCpuArray<Hop<Addr4>, HOPS>,
 }
@@ -208,6 +222,7 @@ family! { V6, Addr6:
     backends = backends6: Backends<Addr6>,
     ranges = ranges6: Ranges<Addr6>,
     affinities = affinity6: Affinities<Addr6>,
+    traffic = traffic6: Traffic<Addr6>,
     workspace = workspace6: PerCpuArray<Workspace<Addr6>, 1>,
     hops = hops6: PerCpuArray<Hop<Addr6>, HOPS>,
 }

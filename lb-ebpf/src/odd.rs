@@ -25,6 +25,7 @@ use crate::{
     rewrite::age,
     tables::{Kernel, workspace},
     trace::{Of, note},
+    traffic,
 };
 
 /// Stands for a verdict: the packet's ports are in the workspace now, it is to be treated like any other. No TC
@@ -206,6 +207,7 @@ fn follow<F: Maps>(packet: &Tc, look: &mut Look<F::Addr>, hook: Hook, kind: Devi
         }
         return LEAVE;
     };
+    traffic::note::<F>(&look.key, found, followed(later));
     let length = packet.length();
     let how = Sending {
         action: flow.action(),
@@ -325,6 +327,7 @@ fn follow_xdp<F: Maps>(packet: &Xdp, look: &mut Look<F::Addr>, seen: u32) -> Out
         Some(_) => return Outcome::PassedToTcError,
         None => return Outcome::PassedNotOurs,
     };
+    traffic::note::<F>(&look.key, Some(flow), followed(later));
     copy_tuple::<F>(&flow.to, &mut look.to);
     note::<F, _, _>(Of::Packet, Step::Rewrite, &look.key, Some(&look.to));
     global::change::<F>(later as u32);

@@ -8,6 +8,7 @@ use crate::{
     packet::Packet,
     tables::counts,
     trace::{self, Of},
+    traffic,
 };
 
 /// TC verdict: the packet goes on, through other programs of the device first (`TCX_NEXT`; for clsact
@@ -23,6 +24,7 @@ pub(crate) const TC_REDIRECT: i32 = 7;
 pub(crate) fn count(hook: Hook, outcome: Outcome, length: u32) {
     trace::outcome(Of::Packet, outcome);
     add(outcome.index(hook), length);
+    traffic::count(outcome, length);
 }
 
 /// Adds a packet, or an event, to a counter.

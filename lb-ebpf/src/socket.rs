@@ -21,7 +21,7 @@ use crate::{
     maps::{self, Maps},
     tables::{Kernel, counts, listens},
     trace::{self, Of},
-    watch,
+    traffic, watch,
 };
 
 /// The call goes on.
@@ -150,19 +150,23 @@ fn connect<F: At>(ctx: &SockAddrContext, address: F::Addr, write: impl FnOnce(&F
     let listens = |backend: &_| listens::<F>(ctx.as_ptr(), backend);
     let decided = net::connect::<F, _>(&tables, &mut asked, caller, random, listens);
     trace::served::<F>(Of::Socket, &asked);
-    let backend = match decided {
-        Ok(backend) => backend,
-        Err(outcome) => return conclude(outcome),
-    };
-    if !remember::<F>(ctx, address, port, backend) {
-        return conclude(Outcome::PassedToTcSource);
-    }
     let key = FrontendKey {
         address,
         port,
         protocol: CONNECTED,
         reserved: 0,
     };
+    let backend = match decided {
+        Ok(backend) => backend,
+        Err(outcome) => {
+            traffic::connection::<F>(&key, None, outcome);
+            return conclude(outcome);
+        }
+    };
+    if !remember::<F>(ctx, address, port, backend) {
+        return conclude(Outcome::PassedToTcSource);
+    }
+    traffic::connection::<F>(&key, Some(backend), Outcome::ForwardedNew);
     trace::connected::<F>(&key, backend.address, backend.port);
     write(&backend.address);
     write!(ctx.sock_addr, user_port, u32::from(backend.port.to_be()));

@@ -21,7 +21,7 @@ use crate::{
     rewrite::{age, translate_xdp},
     send,
     tables::{Kernel, workspace},
-    trace,
+    trace, traffic,
 };
 
 /// A packet at XDP, on an uplink.
@@ -136,6 +136,7 @@ fn handle<F: Maps>(packet: &Xdp, parsed: &Parsed<F::Addr>, address: Address) -> 
         },
     };
     let outcome = decided.outcome;
+    traffic::note::<F>(&parsed.tuple, decided.flow, outcome);
     match (decided.flow, outcome.kind()) {
         (Some(flow), _) => forward::<F>(packet, parsed, flow, outcome),
         (None, Kind::Passed | Kind::Forwarded) => pass(outcome),

@@ -77,6 +77,7 @@ pub async fn run(config: Config) -> Result<()> {
         nodeport_addresses,
         snat_ports,
         max_flows,
+        service_counters,
         seed,
         masquerade_all,
         linger,
@@ -156,6 +157,11 @@ pub async fn run(config: Config) -> Result<()> {
 
     let planned = Capacities::holding(cluster.borrow().served.values().flatten());
     let capacities = load::Capacities::from_iter(planned.by_map()).with_flows(max_flows);
+    let capacities = if service_counters {
+        capacities
+    } else {
+        capacities.without_traffic()
+    };
     let settings = PlanSettings {
         seed,
         snat_ports,
@@ -178,6 +184,7 @@ pub async fn run(config: Config) -> Result<()> {
         tc_attach,
         hook,
         sockets,
+        service_counters,
     })?;
     info!(adopted = ?loaded.adopted(), "programs and maps are loaded");
     let store = maps::bpf::open(|name| loaded.take_map(name))?;

@@ -34,6 +34,8 @@ pub struct Config {
     pub snat_ports: RangeInclusive<u16>,
     /// Entries of each flow table.
     pub max_flows: u32,
+    /// Count packets and connections for each Service.
+    pub service_counters: bool,
     /// Seed of flow hash and lookup tables.
     pub seed: u32,
     /// Masquerade all ClusterIP traffic.

@@ -17,6 +17,7 @@ mod pod;
 mod range;
 mod set;
 mod trace;
+mod traffic;
 
 pub use addr::{Addr4, Addr6, Family, Protocol, V4, V6};
 pub use affinity::{Affinity, AffinityKey};
@@ -31,6 +32,7 @@ pub use peer::Peer;
 pub use range::{Range, RangeKey};
 pub use set::{ROWS_PER_ELEMENT, Rows, Service, Set};
 pub use trace::{End, Entered, Record, Step, Trace, Traced, VALUE, Way};
+pub use traffic::{Leg, TrafficKey};
 
 /// Version of the map layout. Part of the pin directory's name.
 #[cfg(not(feature = "other-layout"))]
@@ -80,6 +82,9 @@ pub mod names {
     pub const PEERS: &str = "peers";
     /// Hook and outcome, or event, to [`super::Counter`], per CPU.
     pub const COUNTERS: &str = "counters";
+    /// [`super::TrafficKey`] to [`super::Counter`], per CPU; what was not counted for longest makes way. With one place: Services
+    /// are not counted.
+    pub const TRAFFIC: [&str; 2] = ["traffic4", "traffic6"];
     /// Whether somebody watches: one [`super::Trace`]. A section of the object rather than a map that programs ask: a load
     /// instead of a look-up, for every packet. It is pinned as `trace`: a BPF file system takes no dots.
     pub const TRACE: &str = ".data.trace";
@@ -133,6 +138,8 @@ pub mod capacity {
     /// Fragments that wait for the first one of their datagram, of both families: a power of two. (The programs' own
     /// number: the agent cannot change it.) A datagram of 64 KiB has 45.
     pub const HELD: u32 = 256;
+    /// Counters of Services, per family, while they are counted: one for each address, outcome, backend and direction.
+    pub const TRAFFIC: u32 = 65_536;
     /// Ends that can be watched at a time.
     pub const TRACE_ENDS: u32 = 16_384;
     /// Bytes of the ring that records wait in: some 7,700.

@@ -26,7 +26,7 @@ macro_rules! pod {
 use super::{
     Addr4, Addr6, Address, Affinity, AffinityKey, Backend, Counter, Device, End, Entered, Flow, Fragment,
     FragmentKey, Frontend, FrontendKey, Held, Node, Peer, Range, RangeKey, Record, Rows, Service, Set,
-    Source, Trace, Tuple, VALUE, Waiting, Way,
+    Source, Trace, TrafficKey, Tuple, VALUE, Waiting, Way,
 };
 
 pod! {
@@ -60,6 +60,8 @@ pod! {
     Device, 40, [u8, u8, [u8; 6], [u8; 6], u16, u32, Addr4, Addr6];
     Source, 4, [u32];
     Counter, 16, [u64, u64];
+    TrafficKey<Addr4>, 16, [Addr4, Addr4, u16, u16, u8, u8, u8, u8];
+    TrafficKey<Addr6>, 40, [Addr6, Addr6, u16, u16, u8, u8, u8, u8];
     Trace, 8, [u32, u32];
     End, 20, [[u8; 16], u16, u8, u8];
     Entered, 12, [u32, u32, u32];

@@ -31,6 +31,7 @@ mod refuse;
 mod tables;
 mod tcp;
 mod too_big;
+mod traffic;
 
 pub use checksum::{Sum, apply, fold};
 pub use connect::{CONNECTED, Caller, bind, connect};
@@ -57,3 +58,4 @@ pub use refuse::{FRAME, Quote, Refusal, Refuse, Segment};
 pub use tables::{Created, Entry, Tables};
 pub use tcp::{lifetime, next_state};
 pub use too_big::{SMALLEST_MTU, TooBig};
+pub use traffic::{counts_as_traffic, traffic};

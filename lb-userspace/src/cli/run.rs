@@ -88,6 +88,10 @@ pub(super) struct RunArgs {
     /// Entries of each flow table; a connection takes two.
     #[arg(long, value_name = "N", default_value_t = lb_common::abi::capacity::FLOWS)]
     max_flows: u32,
+    /// Count packets, bytes and connections for each Service and backend: lb-agent counters --services, and metrics. Takes some
+    /// time of every packet of a Service, and memory: see docs/look.md. A restart under traffic turns it on or off.
+    #[arg(long)]
+    service_counters: bool,
     /// Seed of the choice of backends. The same on all nodes of a cluster, so that all choose alike.
     #[arg(long, value_name = "N", default_value_t = 0)]
     seed: u32,
@@ -173,6 +177,7 @@ impl RunArgs {
             connect_hooks,
             cgroup,
             max_flows,
+            service_counters,
             seed,
             masquerade_all,
             address_linger,
@@ -217,6 +222,7 @@ impl RunArgs {
             nodeport_addresses,
             snat_ports,
             max_flows,
+            service_counters,
             seed,
             masquerade_all,
             linger: Duration::from_secs(address_linger),
@@ -352,6 +358,7 @@ mod tests {
     fn the_contract_of_kube_proxy_is_the_default() {
         let config = parse("--source dir --manifests . --node-name n1").unwrap();
         assert!(config.pod_detection && !config.masquerade_all && !config.localhost_nodeports);
+        assert!(!config.service_counters);
         assert!(config.nodeport_addresses.is_empty() && config.external_ip_ranges.is_empty());
         let addresses =
             |texts: &[&str]| -> Vec<SocketAddr> { texts.iter().map(|text| text.parse().unwrap()).collect() };
@@ -371,10 +378,11 @@ mod tests {
             "--source dir --manifests . --node-name n1 --pod-detection none --masquerade-all \
              --nodeport-addresses 192.168.1.0/24,2001:db8::/64 --localhost-nodeports \
              --external-ip-ranges 198.51.100.0/24 --healthz-address [::]:10256 --metrics-address none \
-             --health-timeout 0.5 --test-fail-writes /tmp/fail --test-kill-within-plan /tmp/kill --pass-through-annotations example.com/past,other",
+             --health-timeout 0.5 --service-counters --test-fail-writes /tmp/fail --test-kill-within-plan /tmp/kill --pass-through-annotations example.com/past,other",
         )
         .unwrap();
         assert!(!config.pod_detection && config.masquerade_all && config.localhost_nodeports);
+        assert!(config.service_counters);
         assert_eq!(config.nodeport_addresses.len(), 2);
         assert_eq!(config.external_ip_ranges, ["198.51.100.0/24".parse().unwrap()]);
         assert_eq!(config.health.addresses, ["[::]:10256".parse().unwrap()]);

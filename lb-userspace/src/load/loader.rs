@@ -27,6 +27,9 @@ use super::{
 /// The program that removes expired flows; it is run, never attached.
 const SWEEP: &str = "sweep";
 
+/// The global that has programs count for each Service.
+pub(super) const SERVICE_COUNTERS: &str = "SERVICE_COUNTERS";
+
 /// What to load, and where to keep it.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -40,6 +43,8 @@ pub struct Options {
     pub hook: UplinkHook,
     /// What is to be at sockets.
     pub sockets: SocketOptions,
+    /// Packets and connections are counted for each Service.
+    pub service_counters: bool,
 }
 
 /// Map sizes that differ from [`lb_common::abi::capacity`], by map name.
@@ -107,6 +112,13 @@ impl Capacities {
         self
     }
 
+    /// Leaves no room for counters of Services: nothing is counted there.
+    #[must_use]
+    pub fn without_traffic(self) -> Self {
+        let [four, six] = names::TRAFFIC;
+        self.with(four, 1).with(six, 1)
+    }
+
     /// Sizes any map.
     #[must_use]
     pub fn with(mut self, map: &'static str, max_entries: u32) -> Self {
@@ -148,7 +160,7 @@ pub fn load(options: Options) -> Result<Loaded, LoadError> {
     let shapes = object::map_shapes(object, max_entries)?;
 
     let heritage = Heritage::find(pins, &shapes, object)?;
-    let mut loader = sized(max_entries);
+    let mut loader = with(&options);
     for (name, path) in heritage.adopted() {
         loader.map_pin_path(name, path);
     }
@@ -183,10 +195,12 @@ pub fn load(options: Options) -> Result<Loaded, LoadError> {
     })
 }
 
-/// A loader that makes maps of these sizes.
-fn sized<'a>(max_entries: &'a BTreeMap<&'static str, u32>) -> EbpfLoader<'a> {
+/// A loader that makes maps of these sizes, and programs that count what they are to.
+fn with(options: &Options) -> EbpfLoader<'_> {
     let mut loader = EbpfLoader::new();
-    for (name, size) in max_entries {
+    let counted = if options.service_counters { &1_u8 } else { &0 };
+    loader.override_global(SERVICE_COUNTERS, counted, true);
+    for (name, size) in &options.capacities.max_entries {
         loader.map_max_entries(name, *size);
     }
     loader
@@ -208,7 +222,7 @@ fn take_over(
         .maps()
         .filter_map(|(name, _)| Some((name.to_owned(), pinned(name)?)))
         .collect();
-    let mut loader = sized(&options.capacities.max_entries);
+    let mut loader = with(options);
     for (name, path) in &pins {
         loader.map_pin_path(name, path);
     }
@@ -271,6 +285,7 @@ impl Loaded {
             tc_attach,
             hook,
             sockets: _,
+            service_counters: _,
         } = options;
         let maps = Maps {
             unpublished,

@@ -17,7 +17,7 @@ use lb_common::abi::{End, Record, Trace, Traced, names};
 
 use super::{
     LoadError, PinDirectory,
-    loader::verify_all,
+    loader::{SERVICE_COUNTERS, verify_all},
     object,
     places::{Places, clear},
     tc::PROGRAMS,
@@ -102,6 +102,10 @@ impl Tracer {
         }
         let mut loader = EbpfLoader::new();
         loader.override_global("TRACED", &1u8, true);
+        // Services are counted where there is room for it.
+        let traffic = MapInfo::from_pin(pins.map(names::TRAFFIC[0]));
+        let counted = u8::from(traffic.is_ok_and(|map| map.max_entries() > 1));
+        loader.override_global(SERVICE_COUNTERS, &counted, true);
         for name in shapes.keys() {
             let pin = pins.map(name);
             if fs::exists(&pin).unwrap_or(false) {

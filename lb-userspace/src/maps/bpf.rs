@@ -194,7 +194,7 @@ fn absent_is_success(result: Result<(), AyaError>) -> Result<(), AyaError> {
     }
 }
 
-fn failed(map: &'static str, call: &'static str, error: AyaError) -> MapError {
+pub(super) fn failed(map: &'static str, call: &'static str, error: AyaError) -> MapError {
     let source = match error {
         AyaError::SyscallError(error) => error.io_error,
         AyaError::OutOfBounds { .. } => io::Error::from_raw_os_error(libc::E2BIG),

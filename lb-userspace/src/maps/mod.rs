@@ -12,6 +12,7 @@ pub mod killed;
 mod lookup;
 mod store;
 mod text;
+pub mod traffic;
 
 pub use dump::{Dump, FamilyDump};
 pub use lookup::{AffinityEntry, FlowEntry, FrontendEntry, InMemory, Lookup, Walk};

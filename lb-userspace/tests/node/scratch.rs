@@ -120,6 +120,7 @@ impl Scratch {
                 cgroup: None,
                 connect: ConnectHooks::Off,
             },
+            service_counters: false,
         }
     }
 }

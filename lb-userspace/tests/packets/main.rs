@@ -28,4 +28,5 @@ mod sweep;
 mod tables;
 mod tap;
 mod too_big;
+mod traffic;
 mod world;

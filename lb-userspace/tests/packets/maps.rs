@@ -8,12 +8,12 @@ use std::{
 
 use aya::{
     Ebpf, Pod,
-    maps::{Array, HashMap, Map, MapData, MapError, lpm_trie::Key, lpm_trie::LpmTrie},
+    maps::{Array, HashMap, Map, MapData, MapError, PerCpuHashMap, lpm_trie::Key, lpm_trie::LpmTrie},
 };
 use lb_common::{
     abi::{
-        self, Affinity, AffinityKey, Backend, Flow, Fragment, FragmentKey, Frontend, FrontendKey, Protocol,
-        Range, RangeKey, Service, Set, Source, Tuple, names,
+        self, Affinity, AffinityKey, Backend, Counter, Flow, Fragment, FragmentKey, Frontend, FrontendKey,
+        Protocol, Range, RangeKey, Service, Set, Source, TrafficKey, Tuple, names,
     },
     net::Net,
     testing::tables::SimTables,
@@ -32,6 +32,9 @@ pub(crate) const AFFINITY_TIMEOUT: u32 = 3600;
 
 /// A flow table's content.
 pub(crate) type Flows = BTreeMap<Tuple<IpAddr>, Flow<IpAddr>>;
+
+/// What was counted for Services.
+pub(crate) type Traffic = BTreeMap<TrafficKey<IpAddr>, Counter>;
 
 /// One family's maps.
 pub(crate) trait FamilyMaps {
@@ -55,6 +58,8 @@ pub(crate) trait FamilyMaps {
     fn age_fragments(&mut self, ticks: u32);
     /// Removes all flows and all clients' records, and forgets who is new, and datagrams in fragments.
     fn forget_flows(&mut self);
+    /// What was counted for Services since this was asked last.
+    fn take_traffic(&mut self) -> Traffic;
     /// The same contents without a kernel, and without flows.
     fn simulation(&self, site: &Site, common: Common) -> Box<dyn Simulation>;
 }
@@ -70,6 +75,7 @@ where
     RangeKey<F::Addr>: Pod,
     AffinityKey<F::Addr>: Pod,
     Affinity<F::Addr>: Pod,
+    TrafficKey<F::Addr>: Pod,
 {
     addresses: HashMap<MapData, F::Addr, abi::Address>,
     sources: LpmTrie<MapData, F::Addr, Source>,
@@ -82,6 +88,7 @@ where
     flows: HashMap<MapData, Tuple<F::Addr>, Flow<F::Addr>>,
     embryos: Array<MapData, Tuple<F::Addr>>,
     fragments: HashMap<MapData, FragmentKey<F::Addr>, Fragment>,
+    traffic: PerCpuHashMap<MapData, TrafficKey<F::Addr>, Counter>,
 }
 
 /// Takes a family's maps out of a loaded object.
@@ -164,6 +171,7 @@ where
     RangeKey<F::Addr>: Pod,
     AffinityKey<F::Addr>: Pod,
     Affinity<F::Addr>: Pod,
+    TrafficKey<F::Addr>: Pod,
 {
     fn take(ebpf: &mut Ebpf) -> Self {
         Self {
@@ -178,6 +186,7 @@ where
             flows: typed(ebpf, names::FLOWS[F::INDEX]),
             embryos: typed(ebpf, names::EMBRYOS[F::INDEX]),
             fragments: typed(ebpf, names::FRAGMENTS[F::INDEX]),
+            traffic: typed(ebpf, names::TRAFFIC[F::INDEX]),
         }
     }
 
@@ -201,6 +210,7 @@ where
     RangeKey<F::Addr>: Pod,
     AffinityKey<F::Addr>: Pod,
     Affinity<F::Addr>: Pod,
+    TrafficKey<F::Addr>: Pod,
 {
     fn fill(&mut self, site: &Site) {
         for (host, flags) in Host::DESTINATIONS {
@@ -351,6 +361,35 @@ where
         }
     }
 
+    fn take_traffic(&mut self) -> Traffic {
+        let keys: Vec<_> = self
+            .traffic
+            .keys()
+            .map(|key| key.expect("traffic can be read"))
+            .collect();
+        let mut taken = Traffic::new();
+        for key in keys {
+            let values = self.traffic.get(&key, 0).expect("nothing makes way here");
+            self.traffic.remove(&key).expect("it is there");
+            let general = TrafficKey {
+                frontend: key.frontend.into(),
+                backend: key.backend.into(),
+                frontend_port: key.frontend_port,
+                backend_port: key.backend_port,
+                protocol: key.protocol,
+                outcome: key.outcome,
+                leg: key.leg,
+                reserved: key.reserved,
+            };
+            let sum = |sum: Counter, cpu: &Counter| Counter {
+                packets: sum.packets + cpu.packets,
+                bytes: sum.bytes + cpu.bytes,
+            };
+            taken.insert(general, values.iter().fold(Counter::default(), sum));
+        }
+        taken
+    }
+
     fn simulation(&self, site: &Site, common: Common) -> Box<dyn Simulation> {
         fn all<K: Pod + Ord, V: Pod>(map: &HashMap<MapData, K, V>) -> BTreeMap<K, V> {
             map.iter()
@@ -398,6 +437,7 @@ where
     RangeKey<F::Addr>: Pod,
     AffinityKey<F::Addr>: Pod,
     Affinity<F::Addr>: Pod,
+    TrafficKey<F::Addr>: Pod,
 {
     fn put_frontends(&mut self, site: &Site, svc: Svc, kind: abi::FrontendKind) {
         let frontend = site.frontend(svc, kind);

@@ -12,6 +12,7 @@ use lb_common::{
 use crate::{
     maps::Flows,
     site::{Dev, Family, Host, Site},
+    traffic,
     world::{
         NEXT, Program, REDIRECT, Run, SHOT, SNAT_PORTS, World, XDP_DROP, XDP_PASS, XDP_REDIRECT, XDP_TX,
     },
@@ -412,9 +413,15 @@ fn check_packet(world: &mut World, site: &Site, sent: &Sent, name: &str) -> Resu
         frame: expected.frame.clone(),
         counted: vec![(sent.program.hook(), expected.outcome, counter)],
         events: sent.events.clone(),
+        traffic: got.traffic.clone(),
     };
     if got == wanted {
-        return Ok(());
+        let traffic = if world.is_counting() {
+            traffic::check(site, expected.outcome, &sent.frame, &expected.frame, &got.traffic)
+        } else {
+            traffic::nothing(&got.traffic)
+        };
+        return traffic.map_err(|error| format!("{} on {}: {error}", sent.program.name(), sent.dev.name()));
     }
     let mut error = format!(
         "{} on {}: verdict {}, expected {}; counted {:?} {:?}, expected {:?} {:?}\n",

@@ -9,7 +9,7 @@ use crate::{
     row::{Row, check},
     site::{Family, Site},
     too_big,
-    world::{Program, in_watched_world, in_world},
+    world::{Program, in_counting_world, in_watched_world, in_world},
 };
 
 /// Makes the rows of a table.
@@ -83,6 +83,27 @@ fn every_packet_of_the_tables_comes_to_what_its_row_says_and_no_outcome_is_left_
         if only.is_none() {
             complete(&seen);
         }
+    });
+}
+
+#[test]
+fn programs_that_count_for_each_service_do_the_same_and_count_what_the_packets_show_needs_root() {
+    in_counting_world("counted packet tables", 1024, |mut world| {
+        let mut failures = Vec::new();
+        for family in Family::BOTH {
+            let site = world.site(family);
+            for row in TABLES.iter().flat_map(|(_, rows)| rows(&site)) {
+                if let Err(error) = check(&mut world, family, &row, &mut |_, _| {}) {
+                    failures.push(error);
+                }
+            }
+        }
+        assert!(
+            failures.is_empty(),
+            "{} fail:\n{}",
+            failures.len(),
+            failures.join("\n")
+        );
     });
 }
 

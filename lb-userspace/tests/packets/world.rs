@@ -16,7 +16,7 @@ use lb_lab::skip;
 use lb_userspace::load::{embedded, verify_one};
 
 use crate::{
-    maps::{FamilyMaps, elements, rows, take, typed},
+    maps::{FamilyMaps, Traffic, elements, rows, take, typed},
     namespace,
     simulation::Common,
     site::{Dev, Family, Host, Site, Svc},
@@ -124,6 +124,19 @@ pub(crate) struct Run {
     pub(crate) counted: Vec<(Hook, Outcome, Counter)>,
     /// What was counted beside them.
     pub(crate) events: Vec<Event>,
+    /// What was counted for Services, if that is switched on.
+    pub(crate) traffic: Traffic,
+}
+
+/// Which instances of the programs there are.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Instances {
+    /// Those that run on a node.
+    Usual,
+    /// Those that note every step.
+    Watched,
+    /// Those that count for each Service.
+    Counting,
 }
 
 /// Programs and maps in the kernel.
@@ -141,19 +154,25 @@ pub(crate) struct World {
     counted: Vec<Counter>,
     ring: RingBuf<MapData>,
     devices: BTreeMap<Dev, u32>,
+    instances: Instances,
 }
 
 /// Runs `test` in a world of its own, or says why it cannot. `flows`: capacity of each flow table.
 pub(crate) fn in_world(name: &str, flows: u32, test: impl FnOnce(World) + Send + 'static) {
-    in_world_of(name, flows, false, test);
+    in_world_of(name, flows, Instances::Usual, test);
 }
 
 /// As [`in_world`], with the instances of the programs that note every step, and somebody who watches all packets.
 pub(crate) fn in_watched_world(name: &str, flows: u32, test: impl FnOnce(World) + Send + 'static) {
-    in_world_of(name, flows, true, test);
+    in_world_of(name, flows, Instances::Watched, test);
 }
 
-fn in_world_of(name: &str, flows: u32, watched: bool, test: impl FnOnce(World) + Send + 'static) {
+/// As [`in_world`], with programs that count for each Service.
+pub(crate) fn in_counting_world(name: &str, flows: u32, test: impl FnOnce(World) + Send + 'static) {
+    in_world_of(name, flows, Instances::Counting, test);
+}
+
+fn in_world_of(name: &str, flows: u32, instances: Instances, test: impl FnOnce(World) + Send + 'static) {
     let object = match embedded() {
         Ok(_) if !nix::unistd::geteuid().is_root() => return skip(&format!("{name}: needs root")),
         Ok(object) => object,
@@ -162,7 +181,7 @@ fn in_world_of(name: &str, flows: u32, watched: bool, test: impl FnOnce(World) +
     // The namespace belongs to the thread and ends with it.
     let thread = thread::spawn(move || {
         namespace::enter();
-        test(World::new(object, flows, watched));
+        test(World::new(object, flows, instances));
     });
     if let Err(failure) = thread.join() {
         panic::resume_unwind(failure);
@@ -170,10 +189,12 @@ fn in_world_of(name: &str, flows: u32, watched: bool, test: impl FnOnce(World) +
 }
 
 impl World {
-    fn new(object: &[u8], flows: u32, watched: bool) -> Self {
+    fn new(object: &[u8], flows: u32, instances: Instances) -> Self {
         let mut loader = EbpfLoader::new();
-        let traced = u8::from(watched);
+        let traced = u8::from(instances == Instances::Watched);
         loader.override_global("TRACED", &traced, true);
+        let counting = u8::from(instances == Instances::Counting);
+        loader.override_global("SERVICE_COUNTERS", &counting, true);
         for family in 0..2 {
             for map in [
                 names::ADDRESSES,
@@ -182,6 +203,7 @@ impl World {
                 names::SERVICES,
                 names::RANGES,
                 names::AFFINITY,
+                names::TRAFFIC,
             ] {
                 loader.map_max_entries(map[family], 1024);
             }
@@ -217,6 +239,7 @@ impl World {
             ebpf,
             four,
             six,
+            instances,
         };
         world.fill();
         world.counted = world.count();
@@ -270,6 +293,11 @@ impl World {
             devices: known.map(|(dev, index)| (*index, device(*dev))).collect(),
             maglev,
         }
+    }
+
+    /// Whether programs count for each Service.
+    pub(crate) fn is_counting(&self) -> bool {
+        self.instances == Instances::Counting
     }
 
     /// Writes the node's settings: the usual ones, changed by `change`.
@@ -359,6 +387,8 @@ impl World {
         };
         let result = result.unwrap_or_else(|error| panic!("{}: {error:?}", program.name()));
         out.truncate(result.data_size_out as usize);
+        let mut traffic = self.four.take_traffic();
+        traffic.extend(self.six.take_traffic());
         let before = std::mem::take(&mut self.counted);
         self.counted = self.count();
         Run {
@@ -366,6 +396,7 @@ impl World {
             frame: out,
             counted: difference(&before, &self.counted),
             events: events(&before, &self.counted),
+            traffic,
         }
     }
 

@@ -28,7 +28,7 @@ enum Keep {
 }
 
 /// The maps that hold the state of connections: the only ones that outlive the process that filled them.
-const KEPT: [(&str, Keep); 13] = [
+const KEPT: [(&str, Keep); 15] = [
     (names::FLOWS[0], Keep::Copied),
     (names::FLOWS[1], Keep::Copied),
     (names::EMBRYOS[0], Keep::Used),
@@ -40,6 +40,8 @@ const KEPT: [(&str, Keep); 13] = [
     (names::FRAGMENT_ID, Keep::Used),
     (names::PEERS, Keep::Used),
     (names::COUNTERS, Keep::ByItsVersion),
+    (names::TRAFFIC[0], Keep::ByItsVersion),
+    (names::TRAFFIC[1], Keep::ByItsVersion),
     (names::HANDOVER_TC, Keep::ByItsVersion),
     (names::HANDOVER_XDP, Keep::ByItsVersion),
 ];
