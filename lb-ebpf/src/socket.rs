@@ -150,23 +150,23 @@ fn connect<F: At>(ctx: &SockAddrContext, address: F::Addr, write: impl FnOnce(&F
     let listens = |backend: &_| listens::<F>(ctx.as_ptr(), backend);
     let decided = net::connect::<F, _>(&tables, &mut asked, caller, random, listens);
     trace::served::<F>(Of::Socket, &asked);
-    let key = FrontendKey {
-        address,
-        port,
-        protocol: CONNECTED,
-        reserved: 0,
-    };
     let backend = match decided {
         Ok(backend) => backend,
         Err(outcome) => {
-            traffic::connection::<F>(&key, None, outcome);
+            traffic::refused::<F>(&address, port, outcome);
             return conclude(outcome);
         }
     };
     if !remember::<F>(ctx, address, port, backend) {
         return conclude(Outcome::PassedToTcSource);
     }
-    traffic::connection::<F>(&key, Some(backend), Outcome::ForwardedNew);
+    let key = FrontendKey {
+        address,
+        port,
+        protocol: CONNECTED,
+        reserved: 0,
+    };
+    traffic::connected::<F>(&key, backend);
     trace::connected::<F>(&key, backend.address, backend.port);
     write(&backend.address);
     write!(ctx.sock_addr, user_port, u32::from(backend.port.to_be()));

@@ -117,39 +117,46 @@ fn counter<F: Maps>(key: &TrafficKey<F::Addr>) -> Option<*mut Counter> {
     F::traffic().get_ptr_mut(key)
 }
 
-/// Counts a connection to `address` and `port` that got this backend at its socket, or none.
+/// Counts a connection to a frontend that got this backend at its socket.
 #[inline(always)]
-pub(crate) fn connection<F: Maps>(
-    asked: &FrontendKey<F::Addr>,
-    backend: Option<&Backend<F::Addr>>,
-    outcome: Outcome,
-) {
-    if is_on() && counts_as_traffic(outcome) {
-        count_connection::<F>(asked, backend, outcome);
+pub(crate) fn connected<F: Maps>(asked: &FrontendKey<F::Addr>, backend: &Backend<F::Addr>) {
+    if is_on() {
+        count_connection::<F>(asked, backend, Outcome::ForwardedNew);
     }
 }
 
-/// The body of [`connection`]. Processes interrupt each other, so the key is on the stack and counting is atomic.
+/// Counts a connection that came to this at its socket, if it was refused.
+#[inline(always)]
+pub(crate) fn refused<F: Maps>(address: &F::Addr, port: u16, outcome: Outcome) {
+    if is_on() && counts_as_traffic(outcome) {
+        let asked = FrontendKey {
+            address: *address,
+            port,
+            protocol: CONNECTED,
+            reserved: 0,
+        };
+        let nobody = Backend {
+            address: F::Addr::default(),
+            port: 0,
+            flags: 0,
+        };
+        count_connection::<F>(&asked, &nobody, outcome);
+    }
+}
+
+/// Counts a connection. Processes interrupt each other, so the key is on the stack and counting is atomic.
 #[inline(never)]
-fn count_connection<F: Maps>(
-    asked: &FrontendKey<F::Addr>,
-    backend: Option<&Backend<F::Addr>>,
-    outcome: Outcome,
-) {
-    let mut key = TrafficKey {
+fn count_connection<F: Maps>(asked: &FrontendKey<F::Addr>, backend: &Backend<F::Addr>, outcome: Outcome) {
+    let key = TrafficKey {
         frontend: asked.address,
-        backend: F::Addr::default(),
+        backend: backend.address,
         frontend_port: asked.port,
-        backend_port: 0,
+        backend_port: backend.port,
         protocol: CONNECTED,
         outcome: outcome as u8,
         leg: Leg::Connected as u8,
         reserved: 0,
     };
-    if let Some(backend) = backend {
-        key.backend = backend.address;
-        key.backend_port = backend.port;
-    }
     if let Some(counter) = counter::<F>(&key) {
         // SAFETY: within the counter, which is valid.
         let packets = unsafe { &raw mut (*counter).packets };

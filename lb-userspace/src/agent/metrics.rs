@@ -5,7 +5,7 @@ use std::{
     time::SystemTime,
 };
 
-use lb_common::abi::names;
+use lb_common::abi::{Counter, names};
 use tokio::sync::watch;
 
 use super::{
@@ -17,11 +17,14 @@ use super::{
 };
 use crate::{
     apply::{Backlog, Status},
+    explain::Served,
     gc::Swept,
     http::{Answer, Respond},
+    inspect::{self, Filter, Names, OutcomeRow, TrafficRow},
     load::PinDirectory,
-    maps::{counted::Writes, counters::Counters},
-    metrics::{self, Flows, Process, Snapshot, SourceState, no_local_endpoints},
+    maps::{counted::Writes, counters::Counters, traffic},
+    metrics::{self, Flows, Process, ServiceTraffic, Snapshot, SourceState, no_local_endpoints},
+    model::ObjectKey,
 };
 
 /// Where the numbers are.
@@ -79,6 +82,7 @@ impl Gauges {
                 stale: stale.removed,
             },
             counters: Counters::read(&self.pins.map(names::COUNTERS)).ok(),
+            services: self.services(&cluster),
             writes: self.writes.list(),
             source,
             failures: source.failing
@@ -97,6 +101,43 @@ impl Gauges {
             process: Process::read(),
         }
     }
+}
+
+impl Gauges {
+    /// What is counted for each Service that is there; `None`: nothing.
+    fn services(&self, cluster: &Cluster) -> Option<Vec<ServiceTraffic>> {
+        let all = traffic::read(|name| self.pins.map(name)).ok().flatten()?;
+        let names = Names::new(cluster.served.values().flatten().map(|port| Served {
+            key: ObjectKey::new(&port.id.namespace, &port.id.name),
+            port_name: port.id.port_name.clone(),
+            protocol: port.id.protocol,
+            frontends: port.frontends.clone(),
+        }));
+        let rows = inspect::traffic(&all, &names, &Filter::default());
+        Some(rows.into_iter().filter_map(of_service).collect())
+    }
+}
+
+/// A row as metrics have it; `None`: its Service is gone.
+fn of_service(row: TrafficRow) -> Option<ServiceTraffic> {
+    let service = row.service?;
+    let exchanged = row.exchanged;
+    let packets = |rows: Vec<OutcomeRow>| {
+        let counter = |row: OutcomeRow| {
+            let OutcomeRow { packets, bytes, .. } = row;
+            (row.outcome, Counter { packets, bytes })
+        };
+        rows.into_iter().map(counter).collect()
+    };
+    Some(ServiceTraffic {
+        namespace: service.namespace,
+        service: service.name,
+        port: service.port,
+        protocol: row.protocol,
+        family: row.family,
+        packets: [packets(exchanged.outcomes), packets(exchanged.answer_outcomes)],
+        connections: [exchanged.flows, exchanged.connections_at_sockets],
+    })
 }
 
 /// Answers for the metrics; before the agent serves there are none.

@@ -1,31 +1,49 @@
-//! `lb-agent counters`: what became of packets, hook by hook.
+//! `lb-agent counters`: what became of packets, hook by hook, or Service by Service.
 
-use std::{
-    fmt::Write as _,
-    io::{self, Write as _},
-};
+use std::fmt::Write as _;
 
-use anyhow::{Context, Result};
+use anyhow::{Result, bail, ensure};
 use clap::Args;
 use lb_common::abi::{Kind, names};
 use serde_json::json;
 
-use super::{InstanceArgs, Output};
+use super::view::{Format, Opened, ViewArgs};
 use crate::{
     config::Instance,
+    inspect::{BackendTrafficRow, TrafficRow, table as lines, traffic},
     load::PinDirectory,
-    maps::counters::{Counters, CountersError, Sum},
+    maps::{
+        counters::{Counters, CountersError, Sum},
+        traffic as counted,
+    },
 };
 
 /// Flags of `lb-agent counters`.
 #[derive(Args, Debug)]
+#[command(after_help = EXAMPLES)]
 pub(super) struct CountersArgs {
+    /// By Service, and with -o wide by backend, instead of by hook. Only where the agent runs with --service-counters.
+    #[arg(long)]
+    services: bool,
     #[command(flatten)]
-    instance: InstanceArgs,
-    /// How to print it.
-    #[arg(short, long, value_enum, default_value_t = Output::Text)]
-    output: Output,
+    view: ViewArgs,
 }
+
+const EXAMPLES: &str = "Examples:
+  lb-agent counters                              what became of packets, at each hook
+  lb-agent counters --services                   what each Service received, and what became of it
+  lb-agent counters --services -s shop/web -o wide      the same of one Service, backend by backend
+  lb-agent counters --services -o json | jq '.items[] | select(.received.packets != ([.outcomes[].packets] | add))'
+
+By Service: FLOWS are new connections and exchanges of datagrams. AT-SOCKETS are TCP connections that got their backend at
+their socket (--connect-hooks): no program sees their packets, which are in none of the other columns. RECEIVED are packets
+from clients, ANSWERED packets from backends, with their bytes as the programs see them (with link headers; segments that a
+device has joined are one packet). Each packet is counted once on a node, by the program that translates or refuses it. What
+was counted for a Service that is gone has its address. All since the maps were made: a restart of the agent keeps them.";
+
+/// What to do where Services are not counted.
+pub(super) const SWITCHED_OFF: &str = "packets are not counted for each Service here: start the agent with --service-counters \
+     (chart: serviceCounters: true); a restart under traffic does that, and counting begins then";
 
 /// The counters of an instance.
 pub(super) fn read(instance: &Instance) -> Result<Result<Counters, CountersError>> {
@@ -34,13 +52,42 @@ pub(super) fn read(instance: &Instance) -> Result<Result<Counters, CountersError
 }
 
 /// Prints the counters.
-pub(super) fn print(args: &CountersArgs) -> Result<()> {
-    let counters = read(&Instance::from(args.instance.clone()))??;
-    let text = match args.output {
-        Output::Text => table(&counters),
-        Output::Json => format!("{:#}\n", json(&counters)),
+pub(super) async fn print(args: &CountersArgs) -> Result<()> {
+    let CountersArgs { services, view } = args;
+    if *services {
+        return view.show(|opened| of_services(view, opened)).await;
+    }
+    ensure!(
+        !view.is_filtered(),
+        "hooks are not of a Service: --namespace, --service and --address need --services"
+    );
+    let instance = view.instance();
+    let show = view.repeat(|_| {
+        let counters = read(&instance)??;
+        match view.format() {
+            Format::Table | Format::Wide => Ok(table(&counters)),
+            Format::Json | Format::Yaml => view.document(&json(&counters)),
+        }
+    });
+    show.await
+}
+
+/// What was counted for Services.
+pub(super) fn rows(instance: &Instance, opened: &Opened) -> Result<Option<Vec<TrafficRow>>> {
+    let pins = PinDirectory::new(&instance.bpffs, &instance.name)?;
+    let all = counted::read(|name| pins.map(name))?;
+    Ok(all.map(|all| traffic(&all, &opened.names, &opened.filter)))
+}
+
+fn of_services(view: &ViewArgs, opened: &Opened) -> Result<String> {
+    let Some(rows) = rows(&view.instance(), opened)? else {
+        bail!("{SWITCHED_OFF}");
     };
-    io::stdout().write_all(text.as_bytes()).context("cannot print")
+    if view.format() == Format::Wide {
+        let rows: Vec<BackendTrafficRow> = rows.iter().flat_map(TrafficRow::by_backend).collect();
+        return Ok(lines(&rows, true));
+    }
+    view.render(&opened.listing(rows), |_| String::new())
 }
 
 fn table(counters: &Counters) -> String {

@@ -42,6 +42,7 @@ const EXAMPLES: &str = "Examples:
   lb-agent backends --service web                          who gets what part of the new connections
   lb-agent flows --by client                               who fills the flow table
   lb-agent counters                                        what became of packets, and why
+  lb-agent counters --services                             what each Service received (agent with --service-counters)
   lb-agent explain --from node/n1 --to service/ns/web      who answers, or why nobody does, and what would help
   lb-agent trace --to service/ns/web                       what each packet to it meets, step by step
   lb-agent detach                                          take everything out of the kernel again";
@@ -63,7 +64,7 @@ enum Command {
     /// Say whether an agent can serve this machine, before there is one: kernel, mounts, devices, and whatever else
     /// translates Services. Changes nothing.
     Check(check::CheckArgs),
-    /// Say what became of packets, hook by hook. Works without an agent too.
+    /// Say what became of packets, hook by hook or Service by Service. Works without an agent too.
     Counters(counters::CountersArgs),
     /// Print what the maps in the kernel mean, also while no agent runs. (`bpftool map dump` shows the maps
     /// themselves.)
@@ -182,7 +183,7 @@ impl Cli {
             Command::Flows(args) => flows::print(&args).await,
             Command::Affinity(args) => affinity::print(&args).await,
             Command::Check(args) => check::print(args).await,
-            Command::Counters(args) => counters::print(&args),
+            Command::Counters(args) => counters::print(&args).await,
             Command::Dump(args) => dump::print(args),
             Command::Explain(args) => explain::print(*args).await,
             Command::Trace(args) => trace::print(args).await,

@@ -55,6 +55,7 @@ pub(super) struct ViewArgs {
 #[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Format {
     /// For people.
+    #[value(alias = "text")]
     Table,
     /// For people, with everything there is.
     Wide,
@@ -88,17 +89,31 @@ impl ViewArgs {
         self.output
     }
 
+    /// Whether lines are to be left out.
+    pub(super) fn is_filtered(&self) -> bool {
+        self.namespace.is_some() || self.service.is_some() || self.address.is_some()
+    }
+
+    /// Which instance is meant.
+    pub(super) fn instance(&self) -> Instance {
+        Instance::from(self.instance.clone())
+    }
+
     /// Prints what `text` makes of the maps, once or again and again: each time of the maps that programs read then, which
     /// are others after a restart of the agent.
     pub(super) async fn show(&self, text: impl Fn(&Opened) -> Result<String>) -> Result<()> {
+        self.repeat(|round| text(&self.open(round == 0)?)).await
+    }
+
+    /// Prints a text, once or again and again; `text` gets the number of the round.
+    pub(super) async fn repeat(&self, text: impl Fn(u64) -> Result<String>) -> Result<()> {
         let mut stdout = io::stdout();
         let clear = self.watch && self.output.is_text() && stdout.is_terminal();
         for round in 0_u64.. {
             if round > 0 {
                 tokio::time::sleep(Duration::from_secs(self.interval)).await;
             }
-            let opened = self.open(round == 0)?;
-            let text = text(&opened)?;
+            let text = text(round)?;
             let between = match (clear, round) {
                 (true, _) => CLEAR,
                 (false, 0) => "",
@@ -120,8 +135,9 @@ impl ViewArgs {
         Ok(())
     }
 
-    fn open(&self, say: bool) -> Result<Opened> {
-        let instance = Instance::from(self.instance.clone());
+    /// Opens the maps, and reads what is known beside them; says what is missing, if it is to.
+    pub(super) fn open(&self, say: bool) -> Result<Opened> {
+        let instance = self.instance();
         let (v4, v6) = maps(&instance)?;
         let shift = v4.node()?.map_or(0, |node| node.tick_shift);
         let (told, missing) = match told(&instance) {
@@ -171,10 +187,19 @@ impl ViewArgs {
         listing: &Listing<R>,
         below: impl Fn(&Listing<R>) -> String,
     ) -> Result<String> {
+        match self.output {
+            Format::Table | Format::Wide => Ok(listing.table(self.output == Format::Wide) + &below(listing)),
+            _ => self.document(listing),
+        }
+    }
+}
+
+impl ViewArgs {
+    /// Any value, for programs.
+    pub(super) fn document(&self, value: &impl Serialize) -> Result<String> {
         Ok(match self.output {
-            Format::Table | Format::Wide => listing.table(self.output == Format::Wide) + &below(listing),
-            Format::Json => format!("{:#}\n", serde_json::to_value(listing)?),
-            Format::Yaml => serde_norway::to_string(listing)?,
+            Format::Yaml => serde_norway::to_string(value)?,
+            _ => format!("{:#}\n", serde_json::to_value(value)?),
         })
     }
 }

@@ -25,6 +25,7 @@ mod summary;
 mod table;
 #[cfg(test)]
 mod tests;
+mod traffic;
 
 pub use affinity::{AffinityRow, affinities};
 pub use backends::{BackendRow, backends};
@@ -38,3 +39,4 @@ pub use proxy::Proxy;
 pub use services::{FrontendRow, Refused, services};
 pub use summary::{SummaryBy, SummaryRow, summary};
 pub use table::{Row, table};
+pub use traffic::{Amount, BackendTraffic, BackendTrafficRow, Exchanged, OutcomeRow, TrafficRow, traffic};

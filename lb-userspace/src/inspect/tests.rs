@@ -1,6 +1,7 @@
 //! A node with a few Services and flows, as its agent would fill the maps, and what is said of it.
 
 mod page;
+mod traffic;
 
 use std::{
     collections::BTreeMap,
@@ -98,6 +99,10 @@ impl World {
         let mut rows = flows(&maps4, &flows4(), &self.names, filter, &CLOCK, &device).unwrap();
         rows.extend(flows(&maps6, &flows6(), &self.names, filter, &CLOCK, &device).unwrap());
         rows
+    }
+
+    fn traffic(&self, filter: &Filter) -> Vec<TrafficRow> {
+        super::traffic(&traffic::counted(), &self.names, filter)
     }
 
     fn affinities(&self) -> Vec<AffinityRow> {

@@ -6,9 +6,10 @@
 
 mod names;
 mod process;
+mod services;
 mod snapshot;
 mod text;
 
 pub use names::render;
 pub use process::Process;
-pub use snapshot::{Flows, NoLocal, Snapshot, SourceState, no_local_endpoints};
+pub use snapshot::{Flows, NoLocal, ServiceTraffic, Snapshot, SourceState, no_local_endpoints};

@@ -1,12 +1,13 @@
 //! The names of the metrics, and what each says.
 //!
 //! First those of kube-proxy that dashboards and alerts rely on, then our own (`lb_`), then those of every
-//! process. Labels have few values each: no name of an object is one.
+//! process. Labels have few values each: no name of an object is one, but where Services are counted one by one (`services`).
 
 use std::time::SystemTime;
 
 use super::{
     Snapshot,
+    services::services,
     text::{CONTENT_TYPE, Kind, Text},
 };
 use crate::{
@@ -26,6 +27,9 @@ pub fn render(snapshot: &Snapshot) -> Answer {
     health(&mut text, snapshot);
     stale_flows(&mut text, snapshot);
     packets(&mut text, snapshot);
+    if let Some(all) = &snapshot.services {
+        services(&mut text, all);
+    }
     maps(&mut text, snapshot);
     fill(&mut text, snapshot);
     state(&mut text, snapshot);

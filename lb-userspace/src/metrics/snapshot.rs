@@ -2,6 +2,8 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
+use lb_common::abi::Counter;
+
 use crate::{
     apply::{Histogram, Status, Waits},
     maps::{counted::MapWrites, counters::Counters},
@@ -31,6 +33,8 @@ pub struct Snapshot {
     pub flows: Flows,
     /// What the programs count; `None`: they cannot be read.
     pub counters: Option<Counters>,
+    /// What they count for each Service; `None`: nothing.
+    pub services: Option<Vec<ServiceTraffic>>,
     /// What was done to the maps.
     pub writes: Vec<MapWrites>,
     /// Where objects come from.
@@ -43,6 +47,25 @@ pub struct Snapshot {
     pub devices: usize,
     /// This process.
     pub process: Process,
+}
+
+/// What was counted for a port of a Service in one family.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ServiceTraffic {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub service: String,
+    /// The port's name; empty if it has none.
+    pub port: String,
+    /// `TCP`, `UDP` or `SCTP`.
+    pub protocol: String,
+    /// `IPv4` or `IPv6`.
+    pub family: &'static str,
+    /// Packets from clients, and from backends.
+    pub packets: [Vec<(&'static str, Counter)>; 2],
+    /// New flows, and connections that got their backend at their socket.
+    pub connections: [u64; 2],
 }
 
 /// The flow tables: IPv4 and IPv6.

@@ -117,6 +117,7 @@ fn no_key_is_unknown_to_kubernetes() {
         "externalIPRanges={198.51.100.0/24}",
         "hook=xdp",
         "connectHooks=host",
+        "serviceCounters=true",
         "extraArgs={--masquerade-all}",
         "nodeSelector=null",
         "maxUnavailable=1",
@@ -154,6 +155,7 @@ fn values_of_the_chart_become_options_of_the_agent() {
         "externalIPRanges={198.51.100.0/24}",
         "hook=xdp",
         "connectHooks=off",
+        "serviceCounters=true",
         "extraArgs={--masquerade-all}",
         "apiServer.addresses={192.0.2.1:6443,https://192.0.2.2:6443}",
         "apiServer.serverName=kubernetes.default.svc",
@@ -166,6 +168,7 @@ fn values_of_the_chart_become_options_of_the_agent() {
         "--external-ip-ranges=198.51.100.0/24",
         "--hook=xdp",
         "--connect-hooks=off",
+        "--service-counters",
         "--masquerade-all",
     ];
     assert_eq!(args, wanted);
@@ -187,6 +190,7 @@ fn values_of_the_chart_become_options_of_the_agent() {
     }
     for wrong in [
         "hook=fast",
+        "serviceCounters=yes",
         "serviceCidrs={10.96.0.0}",
         "image.tag=",
         "host.bpffs=bpf",

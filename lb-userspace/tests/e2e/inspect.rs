@@ -321,6 +321,11 @@ fn listings_are_what_was_applied_and_sent_also_when_the_agent_was_killed_as_root
         "{text}"
     );
     check_watch(&cluster);
+    let (text, done) = cluster.agent(0, &["counters", "--services"]);
+    assert!(
+        !done && text.contains("start the agent with --service-counters"),
+        "{text}"
+    );
 
     // The same once more, with flows of ports that no flow had before.
     cluster.end_agent(0, Signal::SIGKILL);

@@ -39,6 +39,7 @@ mod stale;
 mod startup;
 mod status;
 mod trace;
+mod traffic;
 mod transfer;
 mod upgrade;
 mod uplinks;

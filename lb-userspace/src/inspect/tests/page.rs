@@ -34,6 +34,18 @@ fn printed(command: &str) -> String {
         "flows --by backend" => listing(summary(&world.flows(&all), SummaryBy::Backend)).table(false),
         "affinity" => listing(world.affinities()).table(false),
         "flows -o yaml --limit 1" => serde_norway::to_string(&listing(world.flows(&all)).limited(1)).unwrap(),
+        "counters --services" => table(&world.traffic(&all), false),
+        "counters --services -s web -o wide" => {
+            let web = Filter {
+                service: Some("web".into()),
+                ..all
+            };
+            let rows = world.traffic(&web);
+            table(
+                &rows.iter().flat_map(TrafficRow::by_backend).collect::<Vec<_>>(),
+                true,
+            )
+        }
         "check" => findings(&host()).text(),
         other => panic!("nobody knows what `{other}` prints"),
     }

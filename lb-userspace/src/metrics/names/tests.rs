@@ -12,7 +12,7 @@ use super::*;
 use crate::{
     apply::{Objects, ROUNDS, Status, Waiting, Waits},
     maps::{counted::MapWrites, counters::Counters},
-    metrics::{Flows, NoLocal, Process, SourceState, no_local_endpoints},
+    metrics::{Flows, NoLocal, Process, ServiceTraffic, SourceState, no_local_endpoints},
     model::{BackendEndpoint, FrontendAddress, Problem, ServicePort, ServicePortId},
 };
 
@@ -76,6 +76,7 @@ fn snapshot() -> Snapshot {
             )],
             events: vec![(Event::FlowDisplaced, 6)],
         }),
+        services: None,
         writes: vec![MapWrites {
             map: "frontends4",
             puts: 8,
@@ -167,6 +168,48 @@ fn operators_find_what_they_know_and_what_is_ours() {
         assert!(lines.contains(line), "{line} is not in\n{}", answer.body);
     }
     assert!(!answer.body.contains("a/b"), "no object has a line of its own");
+}
+
+#[test]
+fn services_have_lines_of_their_own_only_where_they_are_counted() {
+    let counter = |packets, bytes| Counter { packets, bytes };
+    let web = ServiceTraffic {
+        namespace: "shop".into(),
+        service: "web".into(),
+        port: "http".into(),
+        protocol: "TCP".into(),
+        family: "IPv6",
+        packets: [
+            vec![
+                ("forwarded-new", counter(2, 148)),
+                ("dropped-source-range", counter(1, 74)),
+            ],
+            vec![("forwarded-flow", counter(3, 4000))],
+        ],
+        connections: [2, 9],
+    };
+    let body = render(&Snapshot {
+        services: Some(vec![web]),
+        ..snapshot()
+    })
+    .body;
+    let of_web = "{namespace=\"shop\",service=\"web\",port=\"http\",protocol=\"TCP\",ip_family=\"IPv6\"";
+    for line in [
+        format!("lb_service_packets_total{of_web},from=\"client\",outcome=\"forwarded-new\"}} 2"),
+        format!("lb_service_packets_total{of_web},from=\"client\",outcome=\"dropped-source-range\"}} 1"),
+        format!("lb_service_bytes_total{of_web},from=\"backend\",outcome=\"forwarded-flow\"}} 4000"),
+        format!("lb_service_connections_total{of_web},at=\"packet\"}} 2"),
+        format!("lb_service_connections_total{of_web},at=\"socket\"}} 9"),
+    ] {
+        assert!(
+            body.lines().any(|found| found == line),
+            "{line} is not in\n{body}"
+        );
+    }
+    assert!(
+        !render(&snapshot()).body.contains("lb_service_packets_total"),
+        "off: no line"
+    );
 }
 
 #[test]
