@@ -73,7 +73,7 @@ pub(super) async fn print(args: &FlowsArgs) -> Result<()> {
     show.await
 }
 
-fn read(opened: &Opened) -> Result<Vec<FlowRow>> {
+pub(super) fn read(opened: &Opened) -> Result<Vec<FlowRow>> {
     let Opened {
         v4,
         v6,

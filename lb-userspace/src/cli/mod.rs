@@ -13,6 +13,7 @@ mod run;
 mod server;
 mod services;
 mod status;
+mod top;
 mod trace;
 mod view;
 
@@ -43,6 +44,7 @@ const EXAMPLES: &str = "Examples:
   lb-agent flows --by client                               who fills the flow table
   lb-agent counters                                        what became of packets, and why
   lb-agent counters --services                             what each Service received (agent with --service-counters)
+  lb-agent top                                             which Services are busy, now
   lb-agent explain --from node/n1 --to service/ns/web      who answers, or why nobody does, and what would help
   lb-agent trace --to service/ns/web                       what each packet to it meets, step by step
   lb-agent detach                                          take everything out of the kernel again";
@@ -66,6 +68,9 @@ enum Command {
     Check(check::CheckArgs),
     /// Say what became of packets, hook by hook or Service by Service. Works without an agent too.
     Counters(counters::CountersArgs),
+    /// Show what is going on, Service by Service, on a terminal: new connections, packets and bytes a second, flows. Works without an
+    /// agent too.
+    Top(top::TopArgs),
     /// Print what the maps in the kernel mean, also while no agent runs. (`bpftool map dump` shows the maps
     /// themselves.)
     Dump(dump::DumpArgs),
@@ -184,6 +189,7 @@ impl Cli {
             Command::Affinity(args) => affinity::print(&args).await,
             Command::Check(args) => check::print(args).await,
             Command::Counters(args) => counters::print(&args).await,
+            Command::Top(args) => top::show(&args).await,
             Command::Dump(args) => dump::print(args),
             Command::Explain(args) => explain::print(*args).await,
             Command::Trace(args) => trace::print(args).await,

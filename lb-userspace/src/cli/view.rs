@@ -26,9 +26,9 @@ use crate::{
 /// Clears a terminal and goes to its first line.
 const CLEAR: &str = "\x1b[H\x1b[2J\x1b[3J";
 
-/// Flags of every command that lists something.
+/// Flags that say what is wanted, of which instance.
 #[derive(Args, Clone, Debug)]
-pub(super) struct ViewArgs {
+pub(super) struct WhichArgs {
     /// Only what is of Services of this namespace.
     #[arg(short, long, value_name = "NAME")]
     namespace: Option<String>,
@@ -38,6 +38,15 @@ pub(super) struct ViewArgs {
     /// Only what this address has to do with: as frontend, backend or client.
     #[arg(short, long, value_name = "IP")]
     address: Option<IpAddr>,
+    #[command(flatten)]
+    instance: InstanceArgs,
+}
+
+/// Flags of every command that lists something.
+#[derive(Args, Clone, Debug)]
+pub(super) struct ViewArgs {
+    #[command(flatten)]
+    which: WhichArgs,
     /// How to print it.
     #[arg(short, long, value_enum, default_value_t = Format::Table)]
     output: Format,
@@ -47,8 +56,6 @@ pub(super) struct ViewArgs {
     /// Seconds from one time to the next, with --watch.
     #[arg(long, value_name = "SECONDS", default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..))]
     interval: u64,
-    #[command(flatten)]
-    instance: InstanceArgs,
 }
 
 /// How a list is printed.
@@ -83,56 +90,10 @@ pub(super) struct Opened {
     running: bool,
 }
 
-impl ViewArgs {
-    /// How it is to be printed.
-    pub(super) fn format(&self) -> Format {
-        self.output
-    }
-
-    /// Whether lines are to be left out.
-    pub(super) fn is_filtered(&self) -> bool {
-        self.namespace.is_some() || self.service.is_some() || self.address.is_some()
-    }
-
+impl WhichArgs {
     /// Which instance is meant.
     pub(super) fn instance(&self) -> Instance {
         Instance::from(self.instance.clone())
-    }
-
-    /// Prints what `text` makes of the maps, once or again and again: each time of the maps that programs read then, which
-    /// are others after a restart of the agent.
-    pub(super) async fn show(&self, text: impl Fn(&Opened) -> Result<String>) -> Result<()> {
-        self.repeat(|round| text(&self.open(round == 0)?)).await
-    }
-
-    /// Prints a text, once or again and again; `text` gets the number of the round.
-    pub(super) async fn repeat(&self, text: impl Fn(u64) -> Result<String>) -> Result<()> {
-        let mut stdout = io::stdout();
-        let clear = self.watch && self.output.is_text() && stdout.is_terminal();
-        for round in 0_u64.. {
-            if round > 0 {
-                tokio::time::sleep(Duration::from_secs(self.interval)).await;
-            }
-            let text = text(round)?;
-            let between = match (clear, round) {
-                (true, _) => CLEAR,
-                (false, 0) => "",
-                (false, _) if self.output == Format::Yaml => "---\n",
-                (false, _) => "\n",
-            };
-            match stdout
-                .write_all(format!("{between}{text}").as_bytes())
-                .and_then(|()| stdout.flush())
-            {
-                // Whoever reads has seen enough: `| head`.
-                Err(error) if error.kind() == io::ErrorKind::BrokenPipe => break,
-                other => other.context("cannot print")?,
-            }
-            if !self.watch {
-                break;
-            }
-        }
-        Ok(())
     }
 
     /// Opens the maps, and reads what is known beside them; says what is missing, if it is to.
@@ -180,6 +141,60 @@ impl ViewArgs {
             (Err(unknown), Some(ProblemRow { object, message })) => bail!("{object}: {message} ({unknown})"),
         }
     }
+}
+
+impl ViewArgs {
+    /// How it is to be printed.
+    pub(super) fn format(&self) -> Format {
+        self.output
+    }
+
+    /// Whether lines are to be left out.
+    pub(super) fn is_filtered(&self) -> bool {
+        let which = &self.which;
+        which.namespace.is_some() || which.service.is_some() || which.address.is_some()
+    }
+
+    /// Which instance is meant.
+    pub(super) fn instance(&self) -> Instance {
+        self.which.instance()
+    }
+
+    /// Prints what `text` makes of the maps, once or again and again: each time of the maps that programs read then, which
+    /// are others after a restart of the agent.
+    pub(super) async fn show(&self, text: impl Fn(&Opened) -> Result<String>) -> Result<()> {
+        self.repeat(|round| text(&self.which.open(round == 0)?)).await
+    }
+
+    /// Prints a text, once or again and again; `text` gets the number of the round.
+    pub(super) async fn repeat(&self, text: impl Fn(u64) -> Result<String>) -> Result<()> {
+        let mut stdout = io::stdout();
+        let clear = self.watch && self.output.is_text() && stdout.is_terminal();
+        for round in 0_u64.. {
+            if round > 0 {
+                tokio::time::sleep(Duration::from_secs(self.interval)).await;
+            }
+            let text = text(round)?;
+            let between = match (clear, round) {
+                (true, _) => CLEAR,
+                (false, 0) => "",
+                (false, _) if self.output == Format::Yaml => "---\n",
+                (false, _) => "\n",
+            };
+            match stdout
+                .write_all(format!("{between}{text}").as_bytes())
+                .and_then(|()| stdout.flush())
+            {
+                // Whoever reads has seen enough: `| head`.
+                Err(error) if error.kind() == io::ErrorKind::BrokenPipe => break,
+                other => other.context("cannot print")?,
+            }
+            if !self.watch {
+                break;
+            }
+        }
+        Ok(())
+    }
 
     /// A listing in the form that was asked for. `below`: what people are told below the table.
     pub(super) fn render<R: Row + Serialize>(
@@ -205,6 +220,16 @@ impl ViewArgs {
 }
 
 impl Opened {
+    /// Name of this node, if an agent has said it.
+    pub(super) fn node(&self) -> Option<String> {
+        self.told.as_ref().map(|told| told.node.clone())
+    }
+
+    /// Whether an agent is running.
+    pub(super) fn is_running(&self) -> bool {
+        self.running
+    }
+
     /// A listing of these rows.
     pub(super) fn listing<R>(&self, items: Vec<R>) -> Listing<R> {
         Listing {

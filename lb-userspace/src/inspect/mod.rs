@@ -20,11 +20,13 @@ mod listing;
 mod names;
 mod ports;
 mod proxy;
+mod screen;
 mod services;
 mod summary;
 mod table;
 #[cfg(test)]
 mod tests;
+mod top;
 mod traffic;
 
 pub use affinity::{AffinityRow, affinities};
@@ -36,7 +38,9 @@ pub use host::{Device, Finding, Found, HostFacts, Level, findings};
 pub use listing::{Listing, ProblemRow};
 pub use names::{Names, ServiceName};
 pub use proxy::Proxy;
+pub use screen::Screen;
 pub use services::{FrontendRow, Refused, services};
 pub use summary::{SummaryBy, SummaryRow, summary};
 pub use table::{Row, table};
+pub use top::{Rates, Reading, SortBy, Tables, TopRow, top};
 pub use traffic::{Amount, BackendTraffic, BackendTrafficRow, Exchanged, OutcomeRow, TrafficRow, traffic};

@@ -15,6 +15,7 @@ use crate::{
     cluster::{Cluster, agent_path, possible},
     reach::Address,
     service::{Service, TARGET},
+    top,
 };
 
 const NODE_PORT: u16 = 30_080;
@@ -326,6 +327,7 @@ fn listings_are_what_was_applied_and_sent_also_when_the_agent_was_killed_as_root
         !done && text.contains("start the agent with --service-counters"),
         "{text}"
     );
+    top::check(&cluster, false);
 
     // The same once more, with flows of ports that no flow had before.
     cluster.end_agent(0, Signal::SIGKILL);

@@ -38,6 +38,7 @@ mod sockets;
 mod stale;
 mod startup;
 mod status;
+mod top;
 mod trace;
 mod traffic;
 mod transfer;

@@ -9,6 +9,7 @@ use crate::{
     cluster::{Cluster, possible},
     reach::Address,
     service::{Service, TARGET},
+    top,
 };
 
 const NODE_PORT: u16 = 30_080;
@@ -187,6 +188,7 @@ fn check(hook: &str, sockets: &str) {
         json(&cluster, &["counters"])
     );
     metrics(&cluster, &rows);
+    top::check(&cluster, true);
 
     // Counting goes on where it was.
     let flows = |cluster: &Cluster| {
@@ -195,6 +197,11 @@ fn check(hook: &str, sockets: &str) {
     let before = flows(&cluster);
     cluster.end_agent(0, Signal::SIGKILL);
     assert_eq!(flows(&cluster), before, "also while the agent is away");
+    let (text, done) = cluster.agent(0, &["top", "--once"]);
+    assert!(
+        done && text.contains("the agent is not running") && text.contains("shop/shop:tcp"),
+        "{text}"
+    );
     cluster.start_agent(0);
     cluster.wait_for_agent(0);
     cluster.fresh_ports();

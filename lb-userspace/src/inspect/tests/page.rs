@@ -46,6 +46,8 @@ fn printed(command: &str) -> String {
                 true,
             )
         }
+        "top --once" => super::traffic::screen(&world, true).text(150),
+        "top --once --sort flows" => super::traffic::screen(&world, false).text(150),
         "check" => findings(&host()).text(),
         other => panic!("nobody knows what `{other}` prints"),
     }

@@ -117,3 +117,88 @@ fn counters_are_asked_for_by_service_and_address() {
     assert_eq!(about(Some("web"), Some("10.1.2.111")), 23);
     assert_eq!(about(None, Some("192.0.2.30")), 559);
 }
+
+/// What `lb-agent top` draws: of the two seconds in which half of everything was counted, or where nothing is.
+pub(super) fn screen(world: &World, is_counted: bool) -> Screen {
+    let half = |one: &Traffic| Traffic {
+        counter: Counter {
+            packets: one.counter.packets / 2,
+            bytes: one.counter.bytes / 2,
+        },
+        ..*one
+    };
+    let rows =
+        |all: &[Traffic]| is_counted.then(|| super::super::traffic(all, &world.names, &Filter::default()));
+    let before = Reading {
+        at: 1.0,
+        traffic: rows(&counted().iter().map(half).collect::<Vec<_>>()),
+    };
+    let now = Reading {
+        at: 3.0,
+        traffic: rows(&counted()),
+    };
+    let tables = Tables {
+        frontends: world.services(&Filter::default()),
+        flows: world.flows(&Filter::default()),
+    };
+    let sort = if is_counted {
+        SortBy::Connections
+    } else {
+        SortBy::Flows
+    };
+    Screen {
+        node: Some("n1".into()),
+        agent_running: is_counted,
+        counted: is_counted,
+        flows_read: [4.0, 0.21],
+        since: if is_counted { now.at - before.at } else { 0.0 },
+        sort,
+        rows: top(Some(&before), &now, &tables, sort),
+        selected: 0,
+    }
+}
+
+#[test]
+fn rates_are_what_two_readings_differ_by() {
+    let screen = screen(&World::new(), true);
+    let web = screen
+        .rows
+        .iter()
+        .find(|row| row.name == "shop/web:http")
+        .unwrap();
+    // IPv4: 41 + 15 and 20 + 7 before; IPv6: 5 and 2 before. In two seconds.
+    assert_eq!(web.rates.opened, Some((56.0 - 27.0 + 5.0 - 2.0) / 2.0));
+    let received = (582 - (6 + 270 + 3 + 1 + 10)) as f64 / 2.0;
+    assert_eq!(web.rates.received.map(|[packets, _]| packets), Some(received));
+    assert_eq!(web.rates.refused, Some((7.0 - 3.0 + 1.0) / 2.0));
+    assert_eq!(
+        (web.rates.flows, web.rates.established, web.rates.unanswered),
+        (4, 2, 1)
+    );
+    assert_eq!(web.endpoints, 3);
+    let by_backend: f64 = web.backends.iter().filter_map(|(_, rates)| rates.opened).sum();
+    assert_eq!(Some(by_backend), web.rates.opened, "{:?}", web.backends);
+    // Busy ones first, and those that nobody asks for are there too.
+    assert_eq!(screen.rows[0].name, "shop/web:http");
+    assert!(
+        screen
+            .rows
+            .iter()
+            .any(|row| row.name == "shop/sticky:http" && row.rates.flows == 0)
+    );
+}
+
+#[test]
+fn without_counters_there_are_flows_and_no_packets() {
+    let screen = screen(&World::new(), false);
+    let web = &screen.rows[0];
+    assert_eq!((web.name.as_str(), web.rates.flows), ("shop/web:http", 4));
+    assert_eq!((web.rates.received, web.rates.refused), (None, None));
+    assert_eq!(web.rates.opened, Some(0.1), "one is five seconds old");
+    let text = screen.text(200);
+    assert!(
+        text.contains("the agent runs without --service-counters"),
+        "{text}"
+    );
+    assert!(text.contains("the agent is not running"), "{text}");
+}
