@@ -102,7 +102,7 @@ fn bpftool_shows_fields_with_names_in_every_map_as_root() {
     }
     let cluster = Cluster::with(
         Topology::cluster(2, 1).netfilter(Netfilter::Iptables),
-        &["--max-flows", "4096"],
+        &["--max-flows", "4096", "--service-counters"],
     );
     let service = Service::new(&cluster.lab, "shop", 10)
         .load_balancer(&cluster.lab, 10, NODE_PORT)
