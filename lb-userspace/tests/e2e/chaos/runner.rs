@@ -16,7 +16,7 @@ use super::{
 use crate::cluster::{Cluster, SETTLED, agent_path};
 
 /// Whether agents with another map layout come into it: not before flows move from one layout to another.
-const LAYOUTS: bool = false;
+const LAYOUTS: bool = true;
 /// How long an agent may go on until a plan comes along that is large enough to be killed within.
 const PLAN: Duration = Duration::from_secs(3);
 /// How long the traffic is watched behind each event.
