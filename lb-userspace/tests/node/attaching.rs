@@ -364,6 +364,8 @@ fn flows_are_adopted_only_by_tables_of_the_same_shape_as_root() {
             "fragment_id",
             "peers",
             "counters",
+            "traffic4",
+            "traffic6",
             "handover_tc",
             "handover_xdp",
         ];
