@@ -142,10 +142,12 @@ fn bpftool_shows_fields_with_names_in_every_map_as_root() {
     maps.sort_by_key(lasting);
     assert!(maps.len() >= 19, "{maps:?}");
     let mut empty = Vec::new();
-    // The sockets' entries: the kernel lists none. And what only somebody who watches fills (`trace`).
+    // The sockets' entries: the kernel lists none. And what only somebody who watches fills (`trace`), or a move of flows.
     let is_listed = |map: &PathBuf| {
         let name = map.file_name().map(|name| name.to_string_lossy().into_owned());
-        !name.is_some_and(|name| name == names::PEERS || name.starts_with("trac"))
+        !name.is_some_and(|name| {
+            name == names::PEERS || name.starts_with("trac") || name.starts_with("handover")
+        })
     };
     maps.retain(is_listed);
     for map in &maps {
