@@ -13,6 +13,7 @@ macro_rules! in_both_families {
 mod affinity;
 mod clash;
 mod full;
+mod handover;
 mod life;
 mod ports;
 mod refusals;
