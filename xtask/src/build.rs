@@ -92,9 +92,8 @@ pub(crate) fn bench_object(workspace: &Workspace, toolchain: &EbpfToolchain) -> 
     Ok(workspace.ebpf_target().join(BPF).join("ebpf/lb-ebpf-bench"))
 }
 
-/// Builds the agent around the object.
-fn agent(workspace: &Workspace, args: &BuildArgs, cross: &Cross, object: &Path) -> Result<PathBuf> {
-    say("building lb-agent");
+/// The command that builds the agent around this object.
+pub(crate) fn agent_command(workspace: &Workspace, object: &Path) -> Command {
     let mut build = child::cargo(workspace);
     build.env(OBJECT_VARIABLE, object);
     build.args([
@@ -105,6 +104,13 @@ fn agent(workspace: &Workspace, args: &BuildArgs, cross: &Cross, object: &Path) 
         "--bin",
         "lb-agent",
     ]);
+    build
+}
+
+/// Builds the agent around the object.
+fn agent(workspace: &Workspace, args: &BuildArgs, cross: &Cross, object: &Path) -> Result<PathBuf> {
+    say("building lb-agent");
+    let mut build = agent_command(workspace, object);
     let mut folder = cross.apply(&mut build, workspace.target());
     if let Some(triple) = &args.target {
         build.args(["--target", triple]);

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 
-use crate::build::{self, OBJECT_VARIABLE};
+use crate::build;
 use crate::child::{self, say};
 use crate::setup;
 use crate::workspace::Workspace;
@@ -50,18 +50,9 @@ impl Variant {
             .with_context(|| format!("the eBPF programs do not build with {feature}"))?;
         let object = folder.join("lb-ebpf.o");
         copy(&build::object_path(workspace), &object)?;
-        let mut agent = child::cargo(workspace);
-        agent.env(OBJECT_VARIABLE, &object).args([
-            "build",
-            "--locked",
-            "--package",
-            "lb-userspace",
-            "--bin",
-            "lb-agent",
-            "--features",
-            feature,
-        ]);
-        child::run(&mut agent).with_context(|| format!("lb-agent does not build with {feature}"))?;
+        let mut agent = build::agent_command(workspace, &object);
+        child::run(agent.args(["--features", feature]))
+            .with_context(|| format!("lb-agent does not build with {feature}"))?;
         let own = folder.join("lb-agent");
         copy(&workspace.target().join("debug/lb-agent"), &own)?;
         Ok(own)
