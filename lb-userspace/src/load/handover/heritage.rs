@@ -90,8 +90,12 @@ impl Heritage {
                 continue;
             }
             let others = others.iter().filter_map(|generation| generation.get(name));
+            let open = match keep {
+                Keep::Copied => RawMap::open_table,
+                _ => RawMap::open,
+            };
             for pin in others.chain([&here]) {
-                let Ok(map) = RawMap::open(pin) else { continue };
+                let Ok(map) = open(pin) else { continue };
                 let adopted = found.adopted.get(name);
                 if adopted.is_some_and(|adopted| is_same(adopted, &map)) {
                     continue;

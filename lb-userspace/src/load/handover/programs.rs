@@ -39,6 +39,8 @@ pub(in crate::load) struct Handover {
     stage: Array<MapData, u32>,
     places: Vec<Places>,
     tables: Vec<(&'static str, Box<dyn Pass + Send>)>,
+    /// The generation before was at XDP.
+    has_xdp: bool,
     carried: Carried,
 }
 
@@ -62,7 +64,11 @@ impl Handover {
         // Nobody can watch these.
         loader.override_global("TRACED", &2_u8, true);
         let mut ebpf = loader.load(object).map_err(LoadError::Maps)?;
-        let wanted: Vec<_> = tc::PROGRAMS.into_iter().chain([xdp::PROGRAM]).collect();
+        let has_xdp = heritage.programs.contains_key(xdp::PROGRAM);
+        let wanted: Vec<_> = tc::PROGRAMS
+            .into_iter()
+            .chain(has_xdp.then_some(xdp::PROGRAM))
+            .collect();
         for (name, verified) in loader::verify_all(&mut ebpf, &wanted)? {
             verified.map_err(|source| LoadError::Program { name, source })?;
         }
@@ -94,6 +100,7 @@ impl Handover {
             stage,
             places: vec![tc_places, xdp_place],
             tables,
+            has_xdp,
             carried: Carried::default(),
         })
     }
@@ -106,9 +113,9 @@ impl Handover {
         loader::classifier(&mut self.ebpf, name)
     }
 
-    /// The instance of the program at XDP.
+    /// The instance of the program at XDP, if the generation before was there.
     pub(in crate::load) fn xdp(&mut self) -> Option<&mut Xdp> {
-        xdp::program(&mut self.ebpf).ok()
+        self.has_xdp.then(|| xdp::program(&mut self.ebpf).ok()).flatten()
     }
 
     /// Copies all tables. In the end new flows are opened in the new ones. To be called when every program is one of these.

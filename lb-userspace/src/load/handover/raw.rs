@@ -10,7 +10,7 @@ use std::{
 };
 
 use aya::maps::{MapError, MapFd, MapInfo};
-use aya_obj::generated::{bpf_btf_info, bpf_cmd, bpf_map_info};
+use aya_obj::generated::{bpf_btf_info, bpf_cmd, bpf_map_info, bpf_map_type};
 
 use super::schema::{Schema, SchemaError};
 use crate::load::MapShape;
@@ -34,6 +34,9 @@ pub(super) enum RawError {
     /// The kernel refuses something.
     #[error("the kernel refuses to {0}")]
     Kernel(&'static str, #[source] io::Error),
+    /// It is none whose values have one length.
+    #[error("it is no hash table")]
+    NoTable,
     /// It has no type information.
     #[error("the kernel has no type information of it")]
     NoTypes,
@@ -82,6 +85,25 @@ struct Batch {
 }
 
 impl RawMap {
+    /// Opens the table that is pinned there, whose values are one each and not one for each CPU.
+    pub(super) fn open_table(pin: &Path) -> Result<Self, RawError> {
+        let map = Self::open(pin)?;
+        if map.is_table() {
+            Ok(map)
+        } else {
+            Err(RawError::NoTable)
+        }
+    }
+
+    fn is_table(&self) -> bool {
+        [
+            bpf_map_type::BPF_MAP_TYPE_HASH,
+            bpf_map_type::BPF_MAP_TYPE_LRU_HASH,
+        ]
+        .iter()
+        .any(|table| *table as u32 == self.info.type_)
+    }
+
     /// Opens the map that is pinned there.
     pub(super) fn open(pin: &Path) -> Result<Self, RawError> {
         let fd = MapInfo::from_pin(pin)?.fd()?;
@@ -126,8 +148,12 @@ impl RawMap {
         Ok([key, value])
     }
 
-    /// Calls `visit` with every key and its value, of a hash table. Entries that come or go meanwhile may be missed or not.
+    /// Calls `visit` with every key and its value. Entries that come or go meanwhile may be missed or not.
+    ///
+    /// # Panics
+    /// If it is no hash table.
     pub(super) fn for_each(&self, mut visit: impl FnMut(&[u8], &[u8])) -> Result<(), RawError> {
+        assert!(self.is_table());
         let (key_size, value_size) = (self.info.key_size as usize, self.info.value_size as usize);
         let mut room = BATCH;
         let mut keys = vec![0; room * key_size];
@@ -177,8 +203,9 @@ impl RawMap {
     /// The value of a key.
     ///
     /// # Panics
-    /// If the key is not as long as the map's are.
+    /// If it is no hash table, or the key is not as long as its keys are.
     pub(super) fn get(&self, key: &[u8]) -> Option<Vec<u8>> {
+        assert!(self.is_table());
         assert_eq!(key.len(), self.info.key_size as usize);
         let mut value = vec![0; self.info.value_size as usize];
         let mut element = self.element(key, &mut value, 0);
@@ -189,10 +216,11 @@ impl RawMap {
     /// Gives a key a value: one that is new if `is_new`, otherwise one that is there.
     ///
     /// # Panics
-    /// If key or value are not as long as the map's are.
+    /// If it is no hash table, or key or value are not as long as its are.
     pub(super) fn set(&self, key: &[u8], value: &mut [u8], is_new: bool) -> io::Result<()> {
         const NO_SUCH: u64 = 1;
         const THERE: u64 = 2;
+        assert!(self.is_table());
         assert_eq!(key.len(), self.info.key_size as usize);
         assert_eq!(value.len(), self.info.value_size as usize);
         let mut element = self.element(key, value, if is_new { NO_SUCH } else { THERE });
@@ -256,7 +284,8 @@ fn bpf<T>(command: bpf_cmd, argument: &mut T) -> io::Result<()> {
 /// One call; whatever the argument points to is alive until it returns.
 fn call<T>(command: bpf_cmd, argument: &mut T) -> io::Result<i32> {
     // SAFETY: the argument is one of the structures above, of the size that is passed. Its pointers lead to memory that the
-    // callers hold, as long as what the kernel reads or writes there: keys and values have the lengths that it gave itself.
+    // callers hold, as long as what the kernel reads or writes there: keys and values have the lengths that it gave itself, and of hash tables
+    // (which is asserted) the values are no more than that.
     let result = unsafe {
         libc::syscall(
             libc::SYS_bpf,
