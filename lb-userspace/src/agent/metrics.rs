@@ -58,7 +58,6 @@ impl Gauges {
             synced: cluster.synced,
             failing: cluster.source.failures.len(),
             remembered: cluster.remembered,
-            failing_since: cluster.source.failing_since().map_or(0, report::seconds),
             last_heard: cluster.source.heard.map_or(0, report::seconds),
             failing_for: cluster.source.failing_for(SystemTime::now()),
             errors: cluster.source.errors,

@@ -288,7 +288,7 @@ fn state(text: &mut Text, snapshot: &Snapshot) {
     let Snapshot { status, source, .. } = snapshot;
     let mut metric = text.metric(Kind::Gauge, "lb_build_info", "Version of the agent.");
     metric.sample(&[("version", snapshot.version)], 1);
-    let gauges: [(_, _, u64); 12] = [
+    let gauges: [(_, _, u64); 11] = [
         ("lb_generation", "Changes that have come in.", status.received),
         (
             "lb_generation_live",
@@ -329,11 +329,6 @@ fn state(text: &mut Text, snapshot: &Snapshot) {
             "lb_source_failing",
             "Things that the source cannot do at present.",
             source.failing as u64,
-        ),
-        (
-            "lb_source_failing_since_seconds",
-            "When the source began to fail, in seconds since 1970; 0 if all is well.",
-            source.failing_since,
         ),
         (
             "lb_source_last_heard_seconds",

@@ -92,8 +92,6 @@ pub struct SourceState {
     pub failing: usize,
     /// Nothing is known but what is remembered from before the start.
     pub remembered: bool,
-    /// Since when something fails, in seconds since 1970; 0: nothing does.
-    pub failing_since: u64,
     /// When it was last heard, in seconds since 1970, while something fails; 0: nothing does, or it never was.
     pub last_heard: u64,
     /// For how long at least one of them; zero: there is none.
