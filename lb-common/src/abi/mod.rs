@@ -1,7 +1,8 @@
 //! The contract between the programs in the kernel and everything that reads or writes their maps.
 //!
-//! A change to any type below changes [`LAYOUT_VERSION`] in the same commit: pinned maps of another
-//! layout are never opened.
+//! A change to any type below changes [`LAYOUT_VERSION`] in the same commit. Of maps of another layout the agent reads the
+//! entries field by field, by the names in their type information: a field of the same name means the same in every
+//! version, in the same unit.
 
 mod addr;
 mod affinity;
