@@ -44,10 +44,8 @@ pub(crate) fn command(workspace: &Workspace, args: &ChaosArgs) -> Result<ExitCod
         ("LB_CHAOS_EVENTS", args.events.to_string()),
     ];
     variables.extend(args.seed.map(|seed| ("LB_CHAOS_SEED", seed.to_string())));
-    for variant in Variant::ALL {
-        let agent = variant.build(workspace)?;
-        variables.push((variant.variable(), agent.to_string_lossy().into_owned()));
-    }
+    let agents = Variant::build_all(workspace)?.into_iter();
+    variables.extend(agents.map(|(name, agent)| (name, agent.to_string_lossy().into_owned())));
     let labs = Labs {
         name: "chaos",
         tests: TEST,

@@ -20,8 +20,12 @@ use crate::cases;
 use crate::child::{self, say};
 use crate::report::{Report, Skips};
 use crate::setup;
+use crate::variants::Variant;
 use crate::workspace::Workspace;
 use program::Program;
+
+/// The test that upgrades agents.
+const CHAOS: &str = "chaos::nobody_notices_what_happens_to_agents_as_root";
 
 /// Which tests run.
 #[derive(Args, Debug)]
@@ -81,6 +85,11 @@ impl Kind {
 pub(crate) fn command(workspace: &Workspace, args: &TestArgs) -> Result<ExitCode> {
     setup::runtime(workspace)?;
     setup::deploy_tools(workspace)?;
+    let variants = if upgrades(args) {
+        Variant::build_all(workspace)?
+    } else {
+        Vec::new()
+    };
     let object = build::object(workspace, &setup::toolchain(workspace)?, false)?;
     let mut programs = compile(workspace, &object)?;
     programs.retain(|program| args.only.is_none_or(|only| only == program.kind));
@@ -89,7 +98,7 @@ pub(crate) fn command(workspace: &Workspace, args: &TestArgs) -> Result<ExitCode
     let mut report = Report::default();
     let skips = Skips::from_env();
     for program in &programs {
-        program.run(workspace, args.filter.as_deref(), skips, &mut report)?;
+        program.run(workspace, args.filter.as_deref(), &variants, skips, &mut report)?;
     }
     if args.only.is_none_or(|only| only == Kind::Host) {
         program::doctests(workspace, &object, args.filter.as_deref(), skips, &mut report)?;
@@ -105,6 +114,12 @@ pub(crate) fn command(workspace: &Workspace, args: &TestArgs) -> Result<ExitCode
         args.filter.as_deref().unwrap_or_default()
     );
     Ok(report.finish(args.json)?)
+}
+
+/// Whether a test may run that upgrades agents.
+fn upgrades(args: &TestArgs) -> bool {
+    args.only.is_none_or(|only| only == Kind::Net)
+        && args.filter.as_deref().is_none_or(|filter| CHAOS.contains(filter))
 }
 
 /// Compiles all test programs around the object.

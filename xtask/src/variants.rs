@@ -21,7 +21,7 @@ pub(crate) enum Variant {
 
 impl Variant {
     /// All of them.
-    pub(crate) const ALL: [Self; 2] = [Self::Text, Self::Layout];
+    const ALL: [Self; 2] = [Self::Text, Self::Layout];
 
     fn feature(self) -> &'static str {
         match self {
@@ -31,15 +31,21 @@ impl Variant {
     }
 
     /// The variable that tells tests where this agent is.
-    pub(crate) fn variable(self) -> &'static str {
+    fn variable(self) -> &'static str {
         match self {
             Self::Text => "LB_AGENT_TEXT",
             Self::Layout => "LB_AGENT_LAYOUT",
         }
     }
 
+    /// Builds all of them. Gives what tests are told: a variable each. Before the usual agent, which is then built last.
+    pub(crate) fn build_all(workspace: &Workspace) -> Result<Vec<(&'static str, PathBuf)>> {
+        let told = |variant: Self| Ok((variant.variable(), variant.build(workspace)?));
+        Self::ALL.into_iter().map(told).collect()
+    }
+
     /// Builds the programs and the agent around them; the result is the agent's path. What is built for use stays as it is.
-    pub(crate) fn build(self, workspace: &Workspace) -> Result<PathBuf> {
+    fn build(self, workspace: &Workspace) -> Result<PathBuf> {
         let feature = self.feature();
         say(format!("building an agent with {feature}"));
         let folder = workspace.target().join("xtask").join(feature);

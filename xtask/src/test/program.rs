@@ -83,11 +83,12 @@ impl Program {
         })
     }
 
-    /// Runs it to the end, or until it has been silent for too long.
+    /// Runs it to the end, or until it has been silent for too long. `variables`: what its tests are told.
     pub(crate) fn run(
         &self,
         workspace: &Workspace,
         filter: Option<&str>,
+        variables: &[(&str, PathBuf)],
         skips: Skips,
         report: &mut Report,
     ) -> Result<()> {
@@ -96,6 +97,7 @@ impl Program {
         command
             .current_dir(&self.folder)
             .env("CARGO_MANIFEST_DIR", &self.folder)
+            .envs(variables.iter().map(|(name, value)| (*name, value)))
             .args(filter)
             .args(["--color", "never", "--test-threads"])
             .arg(self.kind.threads().to_string());

@@ -15,8 +15,6 @@ use super::{
 };
 use crate::cluster::{Cluster, SETTLED, agent_path};
 
-/// Whether agents with another map layout come into it: not before flows move from one layout to another.
-const LAYOUTS: bool = true;
 /// How long an agent may go on until a plan comes along that is large enough to be killed within.
 const PLAN: Duration = Duration::from_secs(3);
 /// How long the traffic is watched behind each event.
@@ -122,7 +120,7 @@ impl Runner {
     pub(super) fn can(&self, kind: Kind) -> bool {
         match kind {
             Kind::Text => self.builds.text.is_some(),
-            Kind::Layout => LAYOUTS && self.builds.layout.is_some(),
+            Kind::Layout => self.builds.layout.is_some(),
             Kind::ApiServer => self.server.is_some(),
             _ => true,
         }
