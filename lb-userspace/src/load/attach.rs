@@ -259,11 +259,11 @@ impl Attachments {
         wanted: &BTreeMap<Place, (String, &'static str)>,
     ) -> Result<Handover, PinDirectoryError> {
         // Whoever comes after this process, however it ends, is to find both.
-        let tables = self
-            .unpublished
-            .extract_if(.., |name| kept().any(|kept| kept == name));
-        for name in tables.collect::<Vec<_>>() {
-            self.pins.publish_table(&name)?;
+        for name in kept() {
+            if let Some(at) = self.unpublished.iter().position(|other| other == name) {
+                self.pins.publish_table(name)?;
+                self.unpublished.remove(at);
+            }
         }
         let mut failures = Vec::new();
         for (place, path) in &self.inherited {
