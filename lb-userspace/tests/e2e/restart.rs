@@ -154,7 +154,7 @@ fn what_was_served_goes_on_while_there_is_nobody_to_ask_as_root() {
 const RESTARTS: u32 = 20;
 
 /// Kills the agent of node1 and starts it, again and again; nothing that is under way or comes anew may notice. What is
-/// otherwise than the time before is up to `change`.
+/// otherwise from the next start on is up to `change`, which sees the agent that still runs.
 pub(crate) fn many_restarts(
     test: &str,
     hook: &str,
@@ -185,8 +185,8 @@ pub(crate) fn many_restarts(
     let start = Instant::now();
     for number in 0..restarts {
         hammers.wait_for(3);
-        cluster.end_agent(0, Signal::SIGKILL);
         change(&mut cluster, number);
+        cluster.end_agent(0, Signal::SIGKILL);
         cluster.start_agent(0);
         cluster.wait_for_agent(0);
     }

@@ -8,8 +8,8 @@ use crate::{
 /// Sizes of the flow tables, one after the other.
 const SIZES: [&str; 3] = ["262144", "20000", "40000"];
 
-/// From now on, agents have tables of the next size. The one before, which has ended, must have moved flows if its were others
-/// than those before it: so from the second change on.
+/// From the next start on, agents have tables of the next size. The one that runs must have moved flows if its tables
+/// are others than those before it: so from the second change on.
 fn change_size(cluster: &mut Cluster, number: u32) {
     if number >= 2 {
         let log = cluster.log(0);
