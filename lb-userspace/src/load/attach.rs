@@ -28,7 +28,7 @@ use super::{
     loader::classifier,
     pin::{Place, failed},
     sockets::{AtSockets, Sockets},
-    tc::program_for,
+    tc::{program_for, turn},
     xdp::{OnUplink, UplinkHook, Uplinks, XdpError},
 };
 
@@ -208,6 +208,8 @@ impl Attachments {
         for place in gone {
             errors.extend(self.drop_place(place).err().map(AttachError::from));
         }
+        let mut wanted: Vec<_> = wanted.into_iter().collect();
+        wanted.sort_by_key(|(_, (_, program))| turn(program));
         for (place, (device, program)) in wanted {
             if self.attached.get(&place).is_some_and(|at| at.program == program) {
                 continue;

@@ -104,6 +104,17 @@ pub(super) const fn program_for(kind: DeviceKind, direction: Direction) -> Optio
     }
 }
 
+/// Whose turn it is when programs are attached: who opens a flow comes after those who undo its replies, so that no answer
+/// reaches a client under a backend's address.
+pub(super) fn turn(program: &str) -> u8 {
+    match program {
+        "uplink_out" | "pod_out" => 0,
+        "uplink_in" => 1,
+        "pod_in" | "bridge_port_in" => 2,
+        _ => 3,
+    }
+}
+
 /// All programs that are attached to devices by TC.
 pub(super) const PROGRAMS: [&str; 7] = [
     "uplink_in",
