@@ -122,6 +122,8 @@ pub struct Status {
     pub fill: Vec<Fill>,
     /// Interface indices of the devices that the data path knows.
     pub devices: BTreeSet<u32>,
+    /// Connections to frontends that another proxy has opened go on by the kernel's connection tracking.
+    pub leaves_tracked: bool,
     /// What cannot be served, and why.
     pub problems: Vec<Problem>,
     /// The newest failure, while something is left to write because of it.
@@ -356,6 +358,7 @@ impl Reconciler {
         let counts = self.planner.counts();
         let fill = self.planner.fill();
         let devices = self.planner.devices_written();
+        let leaves_tracked = self.planner.leaves_tracked();
         let mut problems = self.planner.problems();
         problems.extend_from_slice(&self.problems);
         problems.sort_unstable();
@@ -366,6 +369,10 @@ impl Reconciler {
                 .filter(|problem| !status.problems.contains(problem))
             {
                 warn!(object = problem.object, "{}", problem.message);
+            }
+            if status.leaves_tracked != leaves_tracked {
+                status.leaves_tracked = leaves_tracked;
+                info!("{}", told(leaves_tracked));
             }
             status.problems = problems;
             status.last_error = failure;
@@ -383,6 +390,14 @@ impl Reconciler {
                 );
             }
         });
+    }
+}
+
+const fn told(leaves_tracked: bool) -> &'static str {
+    if leaves_tracked {
+        "connection tracking translates connections to Services that another proxy has opened: they are left to it until they end"
+    } else {
+        "the connections to Services that another proxy had opened have ended"
     }
 }
 

@@ -126,6 +126,8 @@ numbered! {
         PassedMalformed = "passed-malformed";
         /// Passed: of a connection of this node's own, on a port that is a frontend too.
         PassedOwnConnection = "passed-own-connection";
+        /// Passed: in the middle of a TCP connection that is not known, while the kernel's connection tracking translates some to Services: it may be one of those.
+        PassedTracked = "passed-tracked";
         /// Forwarded: a flow that is known.
         ForwardedFlow = "forwarded-flow";
         /// Forwarded: the first packet of a new flow.
@@ -232,7 +234,8 @@ impl Outcome {
             | O::PassedToTcError
             | O::PassedToTcSource
             | O::PassedMalformed
-            | O::PassedOwnConnection => Kind::Passed,
+            | O::PassedOwnConnection
+            | O::PassedTracked => Kind::Passed,
             O::ForwardedFlow
             | O::ForwardedNew
             | O::ForwardedMidstream

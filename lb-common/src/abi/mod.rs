@@ -37,10 +37,10 @@ pub use traffic::{Leg, TrafficKey};
 
 /// Version of the map layout. Part of the pin directory's name.
 #[cfg(not(feature = "other-layout"))]
-pub const LAYOUT_VERSION: u32 = 9;
+pub const LAYOUT_VERSION: u32 = 10;
 /// Version of a layout for tests of upgrades: one that no agent that is used will come to.
 #[cfg(feature = "other-layout")]
-pub const LAYOUT_VERSION: u32 = 1009;
+pub const LAYOUT_VERSION: u32 = 1010;
 
 /// Map names, at most 15 characters (the kernel's limit). A map that exists once per family has a name
 /// for each: `[IPv4, IPv6]`.

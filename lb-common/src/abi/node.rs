@@ -42,6 +42,9 @@ impl Node {
     pub const PODS_UNKNOWN: u32 = 2;
     /// Connections of pods are translated at their sockets too, not only those of this node's own processes.
     pub const CONNECT_PODS: u32 = 4;
+    /// The kernel's connection tracking translates TCP connections to frontends, made by rules of another proxy's: what is in
+    /// the middle of a connection that is not known here is left to it.
+    pub const LEAVES_TRACKED: u32 = 8;
 
     /// The shift that makes a tick of about a second out of `hertz` timer interrupts a second.
     #[must_use]

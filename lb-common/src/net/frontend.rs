@@ -82,6 +82,8 @@ pub const fn at_lb0(decided: Outcome, flags: u8) -> Outcome {
         // A RST is never answered (RFC 9293, section 3.10.7.1).
         Kind::Passed if flags & RST != 0 => Outcome::DroppedUnknownFlow,
         Kind::Passed if matches!(decided, Outcome::PassedNotOurs) => Outcome::DroppedNoService,
+        // Connection tracking did not know it either, or it would not have come here.
+        Kind::Passed if matches!(decided, Outcome::PassedTracked) => Outcome::RejectedUnknownFlow,
         Kind::Passed => Outcome::RejectedNoFrontend,
         _ => decided,
     }
@@ -148,6 +150,8 @@ mod tests {
             (Outcome::PassedNoFrontend, SYN, Outcome::RejectedNoFrontend),
             (Outcome::PassedNotOurs, SYN, Outcome::DroppedNoService),
             (Outcome::PassedNoFrontend, RST, Outcome::DroppedUnknownFlow),
+            (Outcome::PassedTracked, ACK, Outcome::RejectedUnknownFlow),
+            (Outcome::PassedTracked, RST, Outcome::DroppedUnknownFlow),
             (Outcome::PassedNotOurs, RST | ACK, Outcome::DroppedUnknownFlow),
             (Outcome::ForwardedNew, SYN, Outcome::ForwardedNew),
             (Outcome::RejectedNoEndpoints, 0, Outcome::RejectedNoEndpoints),

@@ -47,8 +47,8 @@ fn port<A>(node: &Node, scratch: &Scratch<A>, n: u32) -> u16 {
     } else {
         KEPT_ADDRESS_PORTS
     };
-    let span = (last.wrapping_sub(first) as u32).wrapping_add(1) & 0xffff;
-    let span = if span == 0 { 1 } else { span };
+    // Both may be about to change, one after the other.
+    let span = last.saturating_sub(first) as u32 + 1;
     let place = finish(scratch.hash.wrapping_add(n.wrapping_mul(PORT_SPREAD)));
     first.wrapping_add(((place as u64 * span as u64) >> 32) as u16)
 }

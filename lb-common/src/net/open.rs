@@ -57,6 +57,15 @@ pub(super) fn plan<'a, F: Net, T: Tables<F>>(
         return Outcome::PassedNoFrontend;
     };
     let flags = scratch.parsed.flags;
+    let first = is_first(scratch.parsed.tuple.protocol, flags);
+    // Whatever has become of the Service: who has opened the connection takes care of it, to its end.
+    if !first
+        && tables
+            .node()
+            .is_some_and(|node| node.flags & Node::LEAVES_TRACKED != 0)
+    {
+        return Outcome::PassedTracked;
+    }
     // Not even a refusal answers a RST (RFC 9293, section 3.10.7.1): two nodes would answer each other for ever.
     if flags & RST != 0 {
         return Outcome::DroppedUnknownFlow;
@@ -68,7 +77,6 @@ pub(super) fn plan<'a, F: Net, T: Tables<F>>(
         Choice::Forward { scope, .. } => scope,
         Choice::Refuse(outcome) => return outcome,
     };
-    let first = is_first(scratch.parsed.tuple.protocol, flags);
     if !first {
         // Any node would have made the same choice; other choices cannot be known again.
         let common = client == Client::Outside && scope == Scope::Cluster && !set.has(Set::AFFINITY);

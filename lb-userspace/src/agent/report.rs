@@ -58,6 +58,9 @@ pub struct Report {
     pub xdp: BTreeMap<String, XdpReport>,
     /// What is at sockets.
     pub sockets: SocketsReport,
+    /// Connections to frontends that another proxy has opened go on by the kernel's connection tracking.
+    #[serde(default)]
+    pub leaves_tracked: bool,
     /// Next hops towards other nodes that are kept resolved (with XDP only; TC resolves by itself).
     pub next_hops: usize,
     /// How many of them the agent has to remind the kernel of (before Linux 5.16).
@@ -282,6 +285,7 @@ impl Sources {
             devices: devices.programs,
             xdp: devices.xdp.into_iter().map(xdp).collect(),
             sockets: sockets(devices.sockets),
+            leaves_tracked: status.leaves_tracked,
             next_hops: devices.kept.next_hops,
             next_hops_reminded: devices.kept.reminded,
             services: cluster.served.values().flatten().map(service).collect(),

@@ -178,6 +178,12 @@ fn describe(report: &Report, alive: bool) -> String {
             report.next_hops
         ));
     }
+    if report.leaves_tracked {
+        line(
+            "connections that another proxy has opened are left to connection tracking until they end"
+                .to_owned(),
+        );
+    }
     line("services:".to_owned());
     for service in &report.services {
         let name = match service.port_name.as_str() {

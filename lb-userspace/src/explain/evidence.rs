@@ -277,6 +277,8 @@ impl Shown for Node {
         let names = [
             (Self::MASQUERADE_ALL, "MASQUERADE_ALL"),
             (Self::PODS_UNKNOWN, "PODS_UNKNOWN"),
+            (Self::CONNECT_PODS, "CONNECT_PODS"),
+            (Self::LEAVES_TRACKED, "LEAVES_TRACKED"),
         ];
         format!(
             "{}; SNAT ports {}-{}",

@@ -55,6 +55,8 @@ pub(super) fn of(cluster: &Cluster, node: &NodeObject) -> NodeFacts {
         own: node.addresses.clone(),
         node_ports: primary.into_iter().flatten().collect(),
         pods: pods(cluster, node).into_iter().collect(),
+        translated: Vec::new(),
+        masqueraded: Vec::new(),
     }
 }
 

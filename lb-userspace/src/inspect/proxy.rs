@@ -35,8 +35,8 @@ impl Proxy {
         match self {
             Self::Iptables | Self::Nftables => {
                 "the agent sees packets first, and nothing is translated twice: new connections of clients outside and of pods \
-                 are the agent's, those of this node's own processes its rules' (with --connect-hooks the agent's, TCP); \
-                 connections of pods and clients outside that its rules have made break when the agent starts"
+                 are the agent's, those of this node's own processes its rules' (with --connect-hooks the agent's, TCP); open \
+                 TCP connections go on by connection tracking"
             }
             Self::Ipvs => {
                 "the agent sees packets first, and nothing is translated twice: new connections of clients outside and of pods \

@@ -163,6 +163,8 @@ fn node() -> NodeFacts {
         node_ports: own.clone(),
         own,
         pods: vec![(ip("10.1.1.0"), 24), (ip("fd00:1:1::"), 64)],
+        translated: Vec::new(),
+        masqueraded: Vec::new(),
     }
 }
 

@@ -1,6 +1,9 @@
 //! What is known of this node from its kernel: devices, addresses, pods' prefixes.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+};
 
 use lb_common::abi::DeviceKind;
 
@@ -15,6 +18,10 @@ pub struct NodeFacts {
     pub node_ports: Vec<IpAddr>,
     /// Prefixes of this node's pods: address and length in bits, sorted.
     pub pods: Vec<(IpAddr, u8)>,
+    /// Where others than this node have TCP connections to that the kernel's connection tracking translates, sorted.
+    pub translated: Vec<SocketAddr>,
+    /// Ports that the kernel's connection tracking has given to connections that it translates at both ends, sorted.
+    pub masqueraded: Vec<u16>,
 }
 
 /// A device that one of our programs is on, or that packets are sent to.

@@ -11,6 +11,7 @@ mod prefix;
 mod snapshot;
 pub mod sockets;
 mod sysctl;
+mod tracked;
 mod watch;
 mod xdp_features;
 
@@ -22,5 +23,6 @@ pub use ports::PortSet;
 pub use prefix::Prefix;
 pub use snapshot::{Address, Link, LinkKind, Route, Snapshot};
 pub use sysctl::Sysctls;
+pub use tracked::Tracked;
 pub use watch::watch;
 pub use xdp_features::xdp_features;

@@ -1,4 +1,5 @@
-//! Reads links, addresses and routes from the kernel, and hears of their changes.
+//! Reads links, addresses and routes from the kernel, and hears of their changes. What connection tracking translates is read
+//! along, without hearing of it.
 //!
 //! Messages about changes only say *which* of the three tables to read again: what is read is always what the
 //! kernel has, nothing can drift, and a queue that overflowed (ENOBUFS) costs no more than any other message.
@@ -20,7 +21,7 @@ use rtnetlink::{
 };
 use tokio::task::JoinHandle;
 
-use super::{Address, Link, LinkKind, Prefix, Route, Snapshot};
+use super::{Address, Link, LinkKind, Prefix, Route, Snapshot, Tracked, tracked};
 
 /// Table of the node's own addresses: `ip route show table local`.
 const TABLE_LOCAL: u32 = 255;
@@ -51,6 +52,7 @@ pub(super) struct Stale {
     pub(super) links: bool,
     pub(super) addresses: bool,
     pub(super) routes: bool,
+    pub(super) tracked: bool,
 }
 
 /// Two sockets: one asks, one listens (and may overflow without harm to the answers).
@@ -65,6 +67,14 @@ impl Stale {
         links: true,
         addresses: true,
         routes: true,
+        tracked: true,
+    };
+
+    pub(super) const TRACKED: Self = Self {
+        links: false,
+        addresses: false,
+        routes: false,
+        tracked: true,
     };
 
     pub(super) fn any(self) -> bool {
@@ -152,6 +162,14 @@ impl Netlink {
                 let routes = all("routes", self.handle.route().get(request).execute(), routes).await?;
                 snapshot.routes.extend(routes.into_iter().flatten());
             }
+        }
+        if stale.tracked {
+            let own = snapshot.addresses.iter().map(|address| address.address).collect();
+            // Whoever cannot know of them can serve all the same.
+            snapshot.tracked = tracked::read(&own).await.unwrap_or_else(|error| {
+                tracing::warn!(%error, "connection tracking cannot be read: connections that another proxy has opened may break");
+                Tracked::default()
+            });
         }
         Ok(())
     }

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use super::Prefix;
+use super::{Prefix, Tracked};
 
 /// Links, addresses and routes of one network namespace.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
@@ -13,6 +13,8 @@ pub struct Snapshot {
     pub addresses: Vec<Address>,
     /// Unicast routes of all tables but `local`; one for each next hop.
     pub routes: Vec<Route>,
+    /// What the kernel's connection tracking translates.
+    pub tracked: Tracked,
 }
 
 /// A network device.

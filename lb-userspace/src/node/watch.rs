@@ -4,10 +4,13 @@
 
 use std::time::{Duration, Instant};
 
-use tokio::{sync::watch, time::sleep};
+use tokio::{
+    sync::watch,
+    time::{MissedTickBehavior, interval, sleep},
+};
 
 use super::{
-    Hints, NetlinkError, Snapshot,
+    Hints, NetlinkError, Snapshot, Tracked,
     facts::reduce,
     netlink::{Netlink, Stale},
 };
@@ -17,6 +20,8 @@ use crate::model::NodeFacts;
 const DEBOUNCE: Duration = Duration::from_millis(20);
 /// On a node with a very large route table, reading must not become the main occupation.
 const REST_PER_READING: u32 = 4;
+/// How often connection tracking is asked, while it translates something: until it no longer does.
+const TRACKED: Duration = Duration::from_secs(10);
 /// After an error that should not happen.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -41,6 +46,8 @@ async fn follow(
     facts: watch::Sender<NodeFacts>,
 ) {
     let mut hints_may_change = true;
+    let mut look = interval(TRACKED);
+    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         let changed = tokio::select! {
             stale = netlink.changed() => stale,
@@ -48,6 +55,7 @@ async fn follow(
                 hints_may_change = changed.is_ok();
                 Ok(Stale::default())
             }
+            _ = look.tick(), if snapshot.tracked != Tracked::default() => Ok(Stale::TRACKED),
             () = facts.closed() => return,
         };
         let updated = match changed {

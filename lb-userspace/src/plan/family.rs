@@ -9,11 +9,12 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
     time::Duration,
 };
 
 use lb_common::{
-    abi::{Family, Frontend, FrontendKey, FrontendKind, Service, Source, names},
+    abi::{Family, Frontend, FrontendKey, FrontendKind, Protocol, Service, Source, names},
     maglev::elements_for,
 };
 use thiserror::Error;
@@ -147,6 +148,20 @@ impl<F: Family> FamilyPlanner<F> {
                 length: 1,
             });
         }
+    }
+
+    /// Whether a TCP frontend is at this address, or at every address that NodePorts are at.
+    pub(super) fn has_frontend(&self, at: SocketAddr, node_port: bool) -> bool {
+        let has = |address| {
+            let key = FrontendKey {
+                address,
+                port: at.port(),
+                protocol: Protocol::Tcp as u8,
+                reserved: 0,
+            };
+            self.frontends.wanted().contains_key(&key)
+        };
+        F::from_ip(at.ip()).is_some_and(|ip| has(ip) || node_port && has(F::Addr::default()))
     }
 
     /// Replaces what is known of the nodes. Returns what Service ports have to be placed anew for.

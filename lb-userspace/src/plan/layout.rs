@@ -8,6 +8,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    ops::RangeInclusive,
     sync::Arc,
     time::Duration,
 };
@@ -293,8 +294,13 @@ impl<F: Family> Surroundings<F> {
     }
 }
 
-/// The node-wide settings.
-pub(super) fn node(facts: &NodeFacts, settings: &PlanSettings) -> Node {
+/// The node-wide settings. `leaves_tracked`: connection tracking translates connections to our frontends.
+pub(super) fn node(
+    facts: &NodeFacts,
+    settings: &PlanSettings,
+    snat_ports: &RangeInclusive<u16>,
+    leaves_tracked: bool,
+) -> Node {
     let index_of = |kind| {
         facts
             .devices
@@ -307,13 +313,14 @@ pub(super) fn node(facts: &NodeFacts, settings: &PlanSettings) -> Node {
         netns: settings.netns,
         lb0: index_of(DeviceKind::Host),
         loopback: index_of(DeviceKind::Loopback),
-        snat_first: *settings.snat_ports.start(),
-        snat_last: *settings.snat_ports.end(),
+        snat_first: *snat_ports.start(),
+        snat_last: *snat_ports.end(),
         seed: settings.seed,
         embryo_mask: settings.capacities.embryos.saturating_sub(1),
         flags: flag(settings.masquerade_all, Node::MASQUERADE_ALL)
             | flag(!settings.pod_detection, Node::PODS_UNKNOWN)
-            | flag(settings.connect_pods, Node::CONNECT_PODS),
+            | flag(settings.connect_pods, Node::CONNECT_PODS)
+            | flag(leaves_tracked, Node::LEAVES_TRACKED),
         tick_shift: Node::tick_shift(settings.hertz),
         xdp_out: xdp_out(facts),
         reserved: 0,

@@ -19,6 +19,7 @@ mod planner;
 mod port;
 mod ranges;
 mod settings;
+mod snat;
 mod tables;
 
 pub use capacities::Capacities;

@@ -21,6 +21,7 @@ use super::{
     layout::{self, Surroundings},
     op::Op,
     settings::PlanSettings,
+    snat,
     tables::Tables,
 };
 use crate::model::{DesiredState, NodeFacts, Problem, ServicePort, ServicePortId};
@@ -123,15 +124,36 @@ impl Planner {
             self.place(&port, now);
             self.desired.insert(port.id.clone(), port);
         }
+        if !self.facts.translated.is_empty() {
+            self.settings_of_node();
+        }
+    }
+
+    /// Whether connections to our frontends are left to connection tracking, which knows more of them than we do.
+    #[must_use]
+    pub fn leaves_tracked(&self) -> bool {
+        (self.facts.translated.iter()).any(|to| {
+            let node_port = self.facts.node_ports.contains(&to.ip());
+            self.v4.has_frontend(*to, node_port) || self.v6.has_frontend(*to, node_port)
+        })
+    }
+
+    fn settings_of_node(&mut self) {
+        let now = self.node.wanted().get(&());
+        let now = now.map(|node| node.snat_first..=node.snat_last);
+        let ports = snat::part(self.settings.snat_ports.clone(), &self.facts.masqueraded, now);
+        let node = layout::node(&self.facts, &self.settings, &ports, self.leaves_tracked());
+        self.node.want((), Some(node));
     }
 
     /// Takes what is known of this node.
     pub fn node_facts(&mut self, facts: &NodeFacts, now: Duration) {
-        self.node.want((), Some(layout::node(facts, &self.settings)));
-        if self.facts == *facts {
+        let same = self.facts == *facts;
+        self.facts.clone_from(facts);
+        self.settings_of_node();
+        if same {
             return;
         }
-        self.facts.clone_from(facts);
         let gone: Vec<_> = self
             .devices
             .wanted()

@@ -12,7 +12,7 @@ use std::{
 use lb_lab::{Family, Held, Lab, Netfilter, Options, Proto, Signal, Topology};
 
 use crate::{
-    cluster::{Cluster, possible},
+    cluster::{Cluster, hook, possible},
     load::{Datagrams, Hammer, Hammers},
     service::{self, PORT, Service, TARGET},
 };
@@ -73,6 +73,14 @@ fn on_nodes(lab: &Lab, what: impl Fn(&Rules, &lb_lab::Netns)) {
     }
 }
 
+/// Has connection tracking forget closed connections after a second, rather than two minutes.
+fn forget_soon(netns: &lb_lab::Netns) {
+    for state in ["fin_wait", "close_wait", "last_ack", "time_wait", "close"] {
+        let setting = format!("net.netfilter.nf_conntrack_tcp_timeout_{state}=1");
+        netns.output(&["sysctl", "-qw", &setting]).expect("sysctl runs");
+    }
+}
+
 /// Entries of node1's connection tracking whose destination is one of the Service's own addresses.
 fn all_tracked(lab: &Lab, ways: &[Way]) -> usize {
     let node = lab.at("node1").expect("it is there");
@@ -112,31 +120,59 @@ fn ways(lab: &Lab) -> Vec<Way> {
 
 fn there_and_back(mode: Mode, netfilter: Netfilter) {
     let lab = Cluster::lab(Topology::cluster(2, 2).netfilter(netfilter));
-    on_nodes(&lab, |rules, netns| rules.put(mode, netns));
+    on_nodes(&lab, |rules, netns| {
+        rules.put(mode, netns);
+        forget_soon(netns);
+    });
     let ways = ways(&lab);
     all_answered(&lab, &ways, "by kube-proxy alone");
     let mut before = held(&lab, &ways);
 
-    // Both: the agent starts while connections are open.
+    // Both: the agent starts while connections are open, and others come and go.
+    let passing: Vec<_> = Proto::BOTH
+        .into_iter()
+        .flat_map(|proto| without_node(&ways).into_iter().map(move |way| (proto, way)))
+        .map(|(proto, (from, to))| {
+            (
+                format!("{from} to {proto} {to}"),
+                Hammer::start(&lab, from, proto, to),
+            )
+        })
+        .collect();
     let mut cluster = with_agents(lab);
-    let lab = &cluster.lab;
-    // This node's own processes are translated by rules of the OUTPUT hook, before any device of ours. Connections of
-    // others go by us now, to whichever backend we choose: the page says so.
-    let mut others = Fates::default();
-    for (what, held) in &mut before {
-        let fate = fate(held);
-        if what.starts_with("node1") {
-            assert_eq!(
-                fate,
-                Fate::Alive,
-                "{what} when the agent starts\n{}",
-                cluster.diagnosis()
-            );
-        } else {
-            *others.entry(fate).or_default() += 1;
-        }
+    for (way, hammer) in passing {
+        hammer.wait_for(5);
+        let shares = hammer.stop();
+        assert!(
+            shares.all_answered(),
+            "{way} when the agent starts: {shares}\n{}",
+            cluster.diagnosis()
+        );
     }
-    eprintln!("connections of clients outside and pods by kube-proxy when the agent starts: {others:?}");
+    let lab = &cluster.lab;
+    // This node's own processes are translated by rules of the OUTPUT hook, before any device of ours. The packets of others
+    // pass, and connection tracking goes on with them.
+    for (what, held) in &mut before {
+        assert_eq!(
+            fate(held),
+            Fate::Alive,
+            "{what} when the agent starts\n{}",
+            cluster.diagnosis()
+        );
+    }
+    assert!(
+        cluster.status(0)["leaves_tracked"] == true,
+        "{}",
+        cluster.diagnosis()
+    );
+    let at_uplink = if hook() == "tc" { "uplink-in" } else { "uplink-xdp" };
+    for hook in [at_uplink, "pod-in"] {
+        assert!(
+            cluster.counted(0, hook, "passed-tracked") > 0,
+            "{hook}: {}",
+            cluster.diagnosis()
+        );
+    }
     let tracked_before = all_tracked(lab, &ways);
     all_answered(lab, &without_node(&ways), "by both");
     let tracked_now = all_tracked(lab, &ways);
@@ -145,7 +181,7 @@ fn there_and_back(mode: Mode, netfilter: Netfilter) {
         "netfilter has seen Services' addresses: {tracked_now} entries, {tracked_before} before"
     );
     assert!(
-        cluster.counted(0, "uplink-in", "forwarded-new") > 0,
+        cluster.counted(0, at_uplink, "forwarded-new") > 0,
         "{}",
         cluster.diagnosis()
     );
@@ -169,18 +205,19 @@ fn there_and_back(mode: Mode, netfilter: Netfilter) {
     let of_node: Vec<_> = ways
         .iter()
         .filter(|(from, _)| *from == "node1")
-        .map(|(from, to)| Hammer::start(&cluster, from, Proto::Tcp, *to))
+        .map(|(from, to)| Hammer::start(&cluster.lab, from, Proto::Tcp, *to))
         .collect();
     let datagrams = Datagrams::start(&cluster, &without_node(&ways), 1, 50);
     hammers.wait_for(10);
     on_nodes(lab, |rules, netns| rules.clean_up(mode, netns));
     hammers.wait_for(20);
     assert_alive(&mut ours, "without kube-proxy's rules");
-    let old = before.iter_mut().filter(|(what, _)| what.starts_with("node1"));
-    for (what, held) in old {
-        // Connection tracking still knows them.
-        assert_eq!(fate(held), Fate::Alive, "{what} without kube-proxy's rules");
-    }
+    // Connection tracking still knows them.
+    assert_alive(&mut before, "without kube-proxy's rules");
+    drop(before);
+    cluster.eventually_status(0, "the connections by kube-proxy have ended", |status| {
+        status["leaves_tracked"] == false
+    });
     all_answered(lab, &ways, "by the agent alone");
     assert!(
         cluster.counted(0, "host-out", "forwarded-new") > 0,
@@ -299,5 +336,5 @@ fn with_agents(lab: Lab) -> Cluster {
         .with(&lab, &BACKENDS);
     fs::write(manifests.join("shop.yaml"), shop.manifests()).expect("the lab's folder can be written");
     let source = ["dir", "--manifests", &manifests.to_string_lossy()].map(str::to_owned);
-    Cluster::run(lab, &source, &[])
+    Cluster::run(lab, &source, &["--hook", &hook()])
 }

@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use lb_lab::{Held, Options, Place, Proto, Shares, Stream};
+use lb_lab::{Held, Lab, Options, Place, Proto, Shares, Stream};
 
 use crate::{cluster::Cluster, drops::Drops};
 
@@ -98,8 +98,8 @@ struct Shared {
 
 impl Hammer {
     /// Starts to connect from a place.
-    pub(crate) fn start(cluster: &Cluster, from: &str, proto: Proto, to: SocketAddr) -> Self {
-        let place: Place = cluster.lab.at(from).expect("the place is there").clone();
+    pub(crate) fn start(lab: &Lab, from: &str, proto: Proto, to: SocketAddr) -> Self {
+        let place: Place = lab.at(from).expect("the place is there").clone();
         let shared = Arc::new(Shared::default());
         let own = Arc::clone(&shared);
         let thread = thread::spawn(move || {
@@ -175,7 +175,7 @@ impl Hammers {
         let start = |(from, to): &(&str, SocketAddr)| {
             (
                 format!("{from} to {to}"),
-                Hammer::start(cluster, from, Proto::Tcp, *to),
+                Hammer::start(&cluster.lab, from, Proto::Tcp, *to),
             )
         };
         Self(ways.iter().map(start).collect())

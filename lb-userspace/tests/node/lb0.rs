@@ -42,6 +42,8 @@ fn facts(bridges: &[&str]) -> NodeFacts {
         node_ports: own.clone(),
         own,
         pods: Vec::new(),
+        translated: Vec::new(),
+        masqueraded: Vec::new(),
     }
 }
 

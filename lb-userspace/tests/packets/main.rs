@@ -28,5 +28,6 @@ mod sweep;
 mod tables;
 mod tap;
 mod too_big;
+mod tracked;
 mod traffic;
 mod world;

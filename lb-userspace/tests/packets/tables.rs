@@ -8,7 +8,7 @@ use crate::{
     admission, flows, fragments, host, icmp, masquerade, outside, pods, refusals,
     row::{Row, check},
     site::{Family, Site},
-    too_big,
+    too_big, tracked,
     world::{Program, in_counting_world, in_watched_world, in_world},
 };
 
@@ -27,6 +27,7 @@ const TABLES: &[(&str, Table)] = &[
     ("icmp", icmp::rows),
     ("fragments", fragments::rows),
     ("too big", too_big::rows),
+    ("tracked", tracked::rows),
 ];
 
 /// Outcomes that no packet can come to, and why.

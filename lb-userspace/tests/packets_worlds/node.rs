@@ -197,6 +197,7 @@ pub(crate) fn snapshot() -> Snapshot {
         links: links.collect(),
         addresses,
         routes: routes.collect(),
+        ..Snapshot::default()
     }
 }
 

@@ -4,3 +4,4 @@ mod anything;
 mod golden;
 mod order;
 mod support;
+mod tracked;

@@ -131,6 +131,8 @@ pub(crate) fn node() -> NodeFacts {
             ([10, 1, 1, 0].into(), 24),
             ("fd00:1:1::".parse().expect("an address"), 64),
         ],
+        translated: Vec::new(),
+        masqueraded: Vec::new(),
     }
 }
 

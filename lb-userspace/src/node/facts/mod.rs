@@ -38,6 +38,8 @@ pub fn reduce(snapshot: &Snapshot, hints: &Hints) -> NodeFacts {
             .into_iter()
             .map(|pods| (pods.address(), pods.length()))
             .collect(),
+        translated: snapshot.tracked.translated.iter().copied().collect(),
+        masqueraded: snapshot.tracked.masqueraded.iter().copied().collect(),
     }
 }
 

@@ -5,7 +5,7 @@
 use std::net::IpAddr;
 
 use super::*;
-use crate::node::{Address, LinkKind, Route};
+use crate::node::{Address, LinkKind, Route, Tracked};
 
 /// Links, addresses and routes from lines. A link has its index as last byte of its MAC address.
 fn snapshot(links: &[&str], addresses: &[&str], routes: &[&str]) -> Snapshot {
@@ -13,6 +13,7 @@ fn snapshot(links: &[&str], addresses: &[&str], routes: &[&str]) -> Snapshot {
         links: links.iter().map(|line| link(line)).collect(),
         addresses: addresses.iter().map(|line| address(line)).collect(),
         routes: routes.iter().map(|line| route(line)).collect(),
+        tracked: Tracked::default(),
     }
 }
 

@@ -1,7 +1,7 @@
 //! From the first packet to the last: which backend a flow keeps, what its states are, when it is forgotten.
 
 use super::world::*;
-use crate::abi::{Outcome, Set, State};
+use crate::abi::{Node, Outcome, Set, State};
 use crate::net::{Net, lifetime};
 use crate::testing::node::{Fate, SimNode};
 use crate::testing::packet::flag::{ACK, FIN, PSH, RST, SYN};
@@ -356,6 +356,27 @@ fn a_connection_that_was_not_seen_is_taken_up_where_any_node_would_choose_the_sa
     }
 }
 
+fn a_connection_that_another_proxy_has_opened_is_left_to_connection_tracking<F: Net>() {
+    for backends in [&PODS[..], &[]] {
+        let mut node = node::<F>(0, backends);
+        node.tables.node.flags = Node::LEAVES_TRACKED;
+        for flags in [ACK, ACK | PSH, FIN | ACK, RST, RST | ACK, SYN | ACK] {
+            let journey = node.arrive(UPLINK, &packet::tcp(OUTSIDE, VIP).flags(flags));
+            assert_eq!(journey.outcomes.first(), Some(&Outcome::PassedTracked), "{flags}");
+            let journey = node.arrive(DEVICE_A, &packet::tcp(CLIENT_A, VIP).flags(flags));
+            assert_eq!(journey.outcomes.first(), Some(&Outcome::PassedTracked), "{flags}");
+        }
+        assert_eq!(node.tables.flow_count(), 0);
+    }
+    // Its own connections are its own.
+    let mut node = established::<F>(0);
+    node.tables.node.flags = Node::LEAVES_TRACKED;
+    let journey = node.arrive(UPLINK, &from_client(ACK | PSH));
+    assert_eq!(journey.outcome(), Outcome::ForwardedFlow);
+    let journey = node.arrive(UPLINK, &packet::tcp(OUTSIDE, NODE_PORT).syn());
+    assert_eq!(journey.outcome(), Outcome::ForwardedNew);
+}
+
 fn a_connection_taken_up_gets_the_backend_that_its_first_node_chose<F: Net>() {
     let (first, second) = (node::<F>(0, &PODS), node::<F>(0, &PODS));
     for port in 0..50 {
@@ -390,6 +411,7 @@ in_both_families! {
     the_answer_of_a_handshake_never_belongs_to_a_closing_flow,
     the_rest_of_a_closing_connection_is_still_translated,
     a_connection_that_was_not_seen_is_taken_up_where_any_node_would_choose_the_same,
+    a_connection_that_another_proxy_has_opened_is_left_to_connection_tracking,
     a_connection_taken_up_gets_the_backend_that_its_first_node_chose,
     a_connection_taken_up_is_established_when_its_backend_answers,
 }
