@@ -239,7 +239,13 @@ pub async fn run(config: Config) -> Result<()> {
         cluster: cluster.clone(),
     };
     let (devices_sender, devices) = watch::channel(Devices::default());
-    tasks.spawn(devices::follow(equipment, followed, changes, devices_sender));
+    tasks.spawn(devices::follow(
+        equipment,
+        followed,
+        changes,
+        health.clone(),
+        devices_sender,
+    ));
     let (stale_sender, stale) = watch::channel(Stale::default());
     tasks.spawn(stale::follow(
         cluster.clone(),

@@ -14,7 +14,7 @@ use std::{
 use tokio::{sync::watch, time};
 use tracing::{info, warn};
 
-use super::cluster::Cluster;
+use super::{cluster::Cluster, health::Health};
 use crate::{
     apply::{self, Inbox, Status},
     load::{AtSockets, Attachments, OnUplink, Target, UplinkHook},
@@ -69,6 +69,7 @@ pub(super) async fn follow(
     mut equipment: Equipment,
     mut followed: Followed,
     changes: Inbox,
+    health: Health,
     devices: watch::Sender<Devices>,
 ) {
     let mut known = Known::default();
@@ -102,6 +103,9 @@ pub(super) async fn follow(
             known = now;
             look = time::Instant::now();
             let state = equipment.bring_in_line(&known).await;
+            if !state.programs.is_empty() {
+                health.programs_are_attached();
+            }
             devices.send_if_modified(|before| before.replace(state));
         }
         let failed = !devices.borrow().failures.is_empty();

@@ -9,7 +9,7 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc, RwLock,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, Instant, SystemTime},
 };
@@ -36,6 +36,8 @@ pub(super) struct Health {
     cluster: watch::Receiver<Cluster>,
     /// Without any Node object a node is eligible: a folder of manifests need not describe nodes.
     nodes_are_known: bool,
+    /// Programs have been put on this node's devices.
+    attached: Arc<AtomicBool>,
     answers: Arc<Answers>,
 }
 
@@ -71,12 +73,23 @@ impl Health {
             timeout,
             cluster,
             nodes_are_known,
+            attached: Arc::default(),
             answers: Arc::default(),
         }
     }
 
     pub(super) fn plane(&self) -> DataPlane {
-        DataPlane::new(&self.backlog.waits(), self.timeout, Instant::now())
+        let plane = DataPlane::new(&self.backlog.waits(), self.timeout, Instant::now());
+        if self.attached.load(Ordering::Relaxed) {
+            plane
+        } else {
+            plane.without_programs()
+        }
+    }
+
+    /// From now on what is live in the maps is live: programs are on this node's devices.
+    pub(super) fn programs_are_attached(&self) {
+        self.attached.store(true, Ordering::Relaxed);
     }
 
     pub(super) fn answers(&self) -> Arc<Answers> {

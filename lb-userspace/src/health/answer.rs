@@ -34,6 +34,13 @@ impl DataPlane {
         Self { families }
     }
 
+    /// The same while no program is on any device yet: nothing is live, whatever the maps hold.
+    #[must_use]
+    pub fn without_programs(self) -> Self {
+        let families = self.families.map(|family| FamilyHealth { live: None, ..family });
+        Self { families }
+    }
+
     /// It serves: everything was live once, and nothing has waited too long since. Idle is healthy.
     #[must_use]
     pub fn is_healthy(&self) -> bool {

@@ -41,7 +41,7 @@ fn state(cluster: &Cluster) -> BTreeMap<&'static str, String> {
 }
 
 /// How many programs hang on the devices of node1 by tcx.
-fn programs(cluster: &Cluster) -> usize {
+pub(crate) fn programs(cluster: &Cluster) -> usize {
     let node = cluster.lab.at("node1").expect("it is there");
     let links = node.output(&["ip", "-br", "link"]).expect("ip runs");
     let devices: Vec<_> = links

@@ -2,10 +2,11 @@
 
 use std::{fs, net::SocketAddr};
 
-use lb_lab::{Proto, Topology, wait_for};
+use lb_lab::{Proto, Signal, Topology, wait_for};
 
 use crate::{
     cluster::{Cluster, SETTLED, possible},
+    detach::programs,
     service::{Endpoint, Service},
 };
 
@@ -248,4 +249,20 @@ fn probes_and_metrics_tell_how_the_node_fares_as_root() {
     assert_eq!(mode, "ebpf");
     let outside = format!("http://{}:10249/metrics", node.v4);
     eventually(&cluster, "client", &outside, None);
+}
+
+#[test]
+fn a_node_is_not_healthy_before_programs_are_on_its_devices_as_root() {
+    if !possible("a_node_is_not_healthy_before_programs_are_on_its_devices_as_root") {
+        return;
+    }
+    let mut cluster = Cluster::with(Topology::cluster(1, 2), &[]);
+    for _ in 0..3 {
+        cluster.end_agent(0, Signal::SIGTERM);
+        let (text, done) = cluster.agent(0, &["detach"]);
+        assert!(done && programs(&cluster) == 0, "{text}");
+        cluster.start_agent(0);
+        eventually(&cluster, "node1", "http://127.0.0.1:10256/healthz", Some(200));
+        assert_ne!(programs(&cluster), 0, "{}", cluster.diagnosis());
+    }
 }

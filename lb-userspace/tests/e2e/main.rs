@@ -38,9 +38,12 @@ mod sockets;
 mod stale;
 mod startup;
 mod status;
+#[path = "../common/tools.rs"]
+mod tools;
 mod top;
 mod trace;
 mod traffic;
 mod transfer;
 mod upgrade;
 mod uplinks;
+mod walk;

@@ -2,8 +2,6 @@
 
 #[path = "../common/dashboard.rs"]
 mod dashboard;
-#[path = "../common/tools.rs"]
-mod tools;
 
 use std::{collections::BTreeSet, fs, net::SocketAddr, path::Path, sync::Arc};
 
@@ -15,6 +13,7 @@ use crate::{
     load::Connections,
     reach::Address,
     service::{PORT, Service},
+    tools,
 };
 
 const NODE_PORT: u16 = 30_080;
