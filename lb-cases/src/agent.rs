@@ -118,13 +118,7 @@ impl Agent {
 
     /// How many packets came to which end, by `hook outcome`.
     pub(crate) fn counters(&self, lab: &Lab) -> Result<BTreeMap<String, u64>> {
-        let mut argv = vec![OsString::from(&self.program), "counters".into()];
-        argv.extend(["--output", "json"].map(Into::into));
-        argv.extend(instance_flags(&self.instance, &self.run_dir));
-        let argv: Vec<_> = argv.iter().map(|word| word.to_string_lossy()).collect();
-        let argv: Vec<_> = argv.iter().map(|word| &**word).collect();
-        let text = lab.at(SELF)?.output(&argv)?;
-        let counters: Value = serde_json::from_str(&text).context("the agent's counters")?;
+        let counters = self.counters_document(lab)?;
         let mut counted = BTreeMap::new();
         for row in counters["outcomes"].as_array().into_iter().flatten() {
             let name = |key: &str| row[key].as_str().unwrap_or_default().to_owned();
@@ -135,6 +129,22 @@ impl Agent {
             counted.insert(format!("flow table {event}"), count.as_u64().unwrap_or_default());
         }
         Ok(counted)
+    }
+
+    /// What `lb-agent counters -o json` says.
+    pub(crate) fn counters_document(&self, lab: &Lab) -> Result<Value> {
+        let mut argv = vec![OsString::from(&self.program), "counters".into()];
+        argv.extend(["--output", "json"].map(Into::into));
+        argv.extend(instance_flags(&self.instance, &self.run_dir));
+        let argv: Vec<_> = argv.iter().map(|word| word.to_string_lossy()).collect();
+        let argv: Vec<_> = argv.iter().map(|word| &**word).collect();
+        let text = lab.at(SELF)?.output(&argv)?;
+        serde_json::from_str(&text).context("the agent's counters")
+    }
+
+    /// Where it pins its maps and links.
+    pub(crate) fn pins(&self) -> PathBuf {
+        Path::new(BPFFS).join(&self.instance)
     }
 
     fn status(&self) -> Option<Status> {

@@ -11,6 +11,7 @@ use std::{
 use crate::{
     agent::Hook,
     api::Pool,
+    books::Balance,
     format::Case,
     scenario::{self, Miss},
     slots::Slots,
@@ -50,6 +51,8 @@ pub struct Verdict {
     pub tried: String,
     /// What was wrong.
     pub misses: Vec<Miss>,
+    /// What the agent's hooks received, if it came to its end.
+    pub balance: Option<Balance>,
     /// How long it took.
     pub time: Duration,
 }
@@ -70,18 +73,20 @@ pub fn run(cases: &[Case], options: &Options, mut tell: impl FnMut(Verdict)) {
                     // A bug in the runner is one scenario's failure, not the end of all.
                     let ran = catch_unwind(AssertUnwindSafe(|| scenario::run(case, options, pool, &slot)));
                     drop(slot);
-                    let misses = ran.unwrap_or_else(|_| {
-                        vec![Miss {
+                    let (misses, balance) = ran.unwrap_or_else(|_| {
+                        let miss = Miss {
                             at: "the runner".into(),
                             expected: "it does not panic".into(),
                             seen: "it panicked; see above".into(),
-                        }]
+                        };
+                        (vec![miss], None)
                     });
                     // Nobody listens any more: nobody wants to know.
                     let _ = sender.send(Verdict {
                         name: case.name.clone(),
                         tried: tried(case),
                         misses,
+                        balance,
                         time: start.elapsed(),
                     });
                 });
@@ -95,7 +100,7 @@ fn tried(case: &Case) -> String {
     let steps = case.steps();
     let sum = |of: fn(&crate::format::Step<'_>) -> usize| steps.iter().map(of).sum::<usize>();
     format!(
-        "{} steps, {} flows, {} HTTP checks, {} metrics as the case says",
+        "{} steps, {} flows, {} HTTP checks, {} metrics as the case says, and every packet counted",
         steps.len(),
         sum(|step| step.flows.len()),
         sum(|step| step.http.len()),

@@ -15,6 +15,7 @@ use crate::{
     agent::{Agent, Start},
     api::Pool,
     arrivals::Watch,
+    books::{self, Balance, Books},
     drive::Driver,
     feed::Feed,
     format::{AgentState, Case, Client, ClientKind, Flow, Http, IpFamily, Metric, Outcome, State, Step},
@@ -43,18 +44,34 @@ pub struct Miss {
     pub seen: String,
 }
 
-/// Runs a scenario; what is wrong.
-pub(crate) fn run(case: &Case, options: &Options, pool: &Pool, slot: &Slot<'_>) -> Vec<Miss> {
+/// Runs a scenario: what is wrong, and what the agent's hooks received, if it came to an end.
+pub(crate) fn run(
+    case: &Case,
+    options: &Options,
+    pool: &Pool,
+    slot: &Slot<'_>,
+) -> (Vec<Miss>, Option<Balance>) {
     let mut misses = Vec::new();
     let mut at = "the lab".to_owned();
-    if let Err(error) = play(case, (options, pool), slot, &mut misses, &mut at) {
-        misses.push(Miss {
-            at,
-            expected: "it can be tried".into(),
-            seen: format!("{error:#}"),
-        });
+    match play(case, (options, pool), slot, &mut misses, &mut at) {
+        Ok(balance) => {
+            let wrong = balance.lines().into_iter().filter(|line| !line.ok);
+            misses.extend(wrong.map(|line| Miss {
+                at: format!("the books of {}", line.of),
+                expected: line.expected,
+                seen: line.seen,
+            }));
+            (misses, Some(balance))
+        }
+        Err(error) => {
+            misses.push(Miss {
+                at,
+                expected: "it can be tried".into(),
+                seen: format!("{error:#}"),
+            });
+            (misses, None)
+        }
     }
-    misses
 }
 
 fn play(
@@ -63,7 +80,8 @@ fn play(
     slot: &Slot<'_>,
     misses: &mut Vec<Miss>,
     at: &mut String,
-) -> Result<()> {
+) -> Result<Balance> {
+    let _counting = books::count_runs()?;
     let site = Site::build(case, &options.tag, options.hook)?;
     let steps = case.steps();
     let stalls = case.then.iter().any(|then| then.agent_state.is_some());
@@ -85,6 +103,7 @@ fn play(
         driver: Driver::new(case),
         context: judge::Context::default(),
         counted: BTreeMap::new(),
+        books: None,
         devices: site.devices(),
         site: &site,
         agent: &agent,
@@ -103,7 +122,9 @@ fn play(
         scenario.enter(step, apply)?;
         scenario.try_all(step, misses)?;
     }
-    Ok(())
+    "the books".clone_into(at);
+    let books = scenario.books.context("a scenario has a first step")?;
+    books.balance(|| agent.counters_document(&site.lab))
 }
 
 /// A scenario under way.
@@ -115,6 +136,8 @@ struct Scenario<'a> {
     context: judge::Context,
     /// The agent's counters as last read.
     counted: BTreeMap<String, u64>,
+    /// The agent's books, once it serves.
+    books: Option<Books>,
     devices: Vec<String>,
     switch: Option<PathBuf>,
     stalled: bool,
@@ -140,6 +163,9 @@ impl Scenario<'_> {
         }
         self.context.own = self.site.own_addresses()?;
         self.counted = self.agent.counters(&self.site.lab)?;
+        if self.books.is_none() {
+            self.books = Some(Books::open(&self.agent.pins())?);
+        }
         Ok(())
     }
 

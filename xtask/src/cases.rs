@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 use clap::{Args, ValueEnum};
-use lb_cases::{Miss, Options, Verdict};
+use lb_cases::{Miss, Options, Verdict, books::Balance};
 
 use crate::build::{self, BuildArgs};
 use crate::child::say;
@@ -70,7 +70,7 @@ pub(crate) fn command(workspace: &Workspace, args: &CasesArgs) -> Result<ExitCod
         None => build::all(workspace, &BuildArgs::default())?,
     };
     let mut report = Report::default();
-    run(&agent, args, "", Skips::from_env(), &mut report)?;
+    run(&agent, args, "", Skips::from_env(), &mut report, |_, _| ())?;
     ensure!(
         !report.is_empty(),
         "no scenario has this in its name: {}",
@@ -88,23 +88,57 @@ pub(crate) fn test(
     report: &mut Report,
 ) -> Result<()> {
     let args = CasesArgs {
-        folder: workspace.root().join("tests/cases"),
         filters: filter.map(str::to_owned).into_iter().collect(),
-        hook: Hook::Tc,
-        agent: None,
-        objects: Objects::Api,
-        json: false,
-        jobs: None,
+        ..CasesArgs::open(workspace)
     };
-    run(agent, &args, "cases::", skips, report)
+    run(agent, &args, "cases::", skips, report, |_, _| ())
+}
+
+/// The open cases as traffic, checks named `prefix` and a scenario; `tell` gets what the hooks of each received.
+pub(crate) fn traffic(
+    workspace: &Workspace,
+    agent: &Path,
+    hook: Hook,
+    prefix: &str,
+    report: &mut Report,
+    tell: impl FnMut(&str, Balance),
+) -> Result<()> {
+    let args = CasesArgs {
+        hook,
+        ..CasesArgs::open(workspace)
+    };
+    run(agent, &args, prefix, Skips::from_env(), report, tell)
+}
+
+impl CasesArgs {
+    /// All cases of the repository, as they are run without further flags.
+    fn open(workspace: &Workspace) -> Self {
+        Self {
+            folder: workspace.root().join("tests/cases"),
+            filters: Vec::new(),
+            hook: Hook::Tc,
+            agent: None,
+            objects: Objects::Api,
+            json: false,
+            jobs: None,
+        }
+    }
 }
 
 fn default_jobs() -> usize {
     JOBS_EACH * std::thread::available_parallelism().map_or(2, usize::from)
 }
 
-/// Runs the scenarios of a folder into a report; the checks' names start with `prefix`.
-fn run(agent: &Path, args: &CasesArgs, prefix: &str, skips: Skips, report: &mut Report) -> Result<()> {
+/// Runs the scenarios of a folder into a report; the checks' names start with `prefix`. `tell` gets what the hooks of each
+/// received.
+fn run(
+    agent: &Path,
+    args: &CasesArgs,
+    prefix: &str,
+    skips: Skips,
+    report: &mut Report,
+    mut tell: impl FnMut(&str, Balance),
+) -> Result<()> {
     let start = Instant::now();
     let mut cases = Vec::new();
     for (name, case) in lb_cases::read_folder(&args.folder)? {
@@ -137,7 +171,7 @@ fn run(agent: &Path, args: &CasesArgs, prefix: &str, skips: Skips, report: &mut 
         tag: TAG.into(),
     };
     say(format!("running {} scenarios, {jobs} at a time", cases.len()));
-    lb_cases::run(&cases, &options, |verdict| {
+    lb_cases::run(&cases, &options, |mut verdict| {
         say(format!(
             "{} {} ({:.1} s)",
             if verdict.misses.is_empty() {
@@ -148,6 +182,9 @@ fn run(agent: &Path, args: &CasesArgs, prefix: &str, skips: Skips, report: &mut 
             verdict.name,
             verdict.time.as_secs_f32()
         ));
+        if let Some(balance) = verdict.balance.take() {
+            tell(&verdict.name, balance);
+        }
         report.check(check(prefix, verdict));
     });
     say(format!(
@@ -194,6 +231,7 @@ mod tests {
             name: "basic".into(),
             tried: "2 flows".into(),
             misses,
+            balance: None,
             time: std::time::Duration::ZERO,
         };
         let failed = check("", verdict(vec![miss("flow a"), miss("flow b")]));

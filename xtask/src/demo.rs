@@ -2,6 +2,7 @@
 //! reached what.
 
 mod agent;
+mod books;
 mod change;
 mod cluster;
 mod download;
@@ -16,11 +17,13 @@ mod tour;
 
 use std::fs;
 use std::net::IpAddr;
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Instant;
 
 use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
+use lb_cases::books::Balance;
 use lb_lab::{Lab, Proto, Server};
 
 use crate::build::{self, BuildArgs};
@@ -126,8 +129,60 @@ pub(crate) fn command(workspace: &Workspace, args: &DemoArgs) -> Result<ExitCode
     }
     setup::runtime(workspace)?;
     let program = build::all(workspace, &BuildArgs::default())?;
+    let way = Way {
+        pod_network: *pod_network,
+        hook: *hook,
+        keep: *keep,
+    };
+    let mut report = Report::default();
+    let mut print = |text: String| {
+        if !json {
+            println!("{text}");
+        }
+    };
+    let played = run(workspace, &program, way, &mut report, &mut print)?;
+    match played.tour {
+        Some(tour) if *json => eprintln!("{tour}"),
+        Some(tour) => println!("{tour}"),
+        None => (),
+    }
+    Ok(report.finish(*json)?)
+}
+
+/// How a demo goes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Way {
+    /// How the nodes connect their pods.
+    pub(crate) pod_network: PodNetwork,
+    /// Where the agents translate what comes from outside.
+    pub(crate) hook: Hook,
+    /// Whether the cluster is left up.
+    pub(crate) keep: bool,
+}
+
+/// What is left of a demo.
+pub(crate) struct Played {
+    /// What the hooks of each node received.
+    pub(crate) balances: Vec<(String, Balance)>,
+    /// What can be done with a cluster that was left up.
+    tour: Option<String>,
+}
+
+/// One demo into a report; `print` gets what people read.
+pub(crate) fn run(
+    workspace: &Workspace,
+    program: &Path,
+    way: Way,
+    report: &mut Report,
+    print: &mut dyn FnMut(String),
+) -> Result<Played> {
+    let Way {
+        pod_network,
+        hook,
+        keep,
+    } = way;
     let folder = workspace.root().join("deploy/demo");
-    let topology = cluster::topology(*pod_network, *hook);
+    let topology = cluster::topology(pod_network, hook);
     let file = folder.join("expected.yaml");
     let expected = fs::read_to_string(&file)
         .map_err(anyhow::Error::from)
@@ -138,35 +193,26 @@ pub(crate) fn command(workspace: &Workspace, args: &DemoArgs) -> Result<ExitCode
     let start = Instant::now();
     say("setting up three nodes with two pods each, and a client outside");
     let manifests = folder.join("manifests");
-    let mut cluster = Cluster::start(&topology, &program, *hook, &manifests, *keep)?;
-    let mut report = Report::default();
-    let mut print = |text: String| {
-        if !json {
-            println!("{text}");
-        }
-    };
-    let played = show::play(&mut cluster, &expected, &mut report, &mut print)
-        .and_then(|()| hooks::check(&cluster, *hook, *pod_network, &mut report, &mut print));
+    let mut cluster = Cluster::start(&topology, program, hook, &manifests, keep)?;
+    let played = show::play(&mut cluster, &expected, report, print)
+        .and_then(|()| hooks::check(&cluster, hook, pod_network, report, print))
+        .and_then(|()| books::check(&cluster, report, print));
     if played.is_err() || report.has_misses() {
         for agent in &cluster.agents {
             let log = agent.child().tail(LOG_LINES);
             eprintln!("\nend of the log of the agent of {}:\n{log}", agent.node());
         }
     }
-    played?;
-    if *keep {
-        let tour = tour::text(&cluster)?;
-        if *json {
-            eprintln!("{tour}");
-        } else {
-            println!("{tour}");
-        }
+    let balances = played?;
+    let tour = if keep {
+        Some(tour::text(&cluster)?)
     } else {
         say("taking everything down");
-        remains::end(cluster, expected.address(A_SERVICE).v4, &mut report);
-    }
+        remains::end(cluster, expected.address(A_SERVICE).v4, report);
+        None
+    };
     say(format!("the demo took {:.1} s", start.elapsed().as_secs_f32()));
-    Ok(report.finish(*json)?)
+    Ok(Played { balances, tour })
 }
 
 /// Serves in the namespace that this process was started in, until it is ended.

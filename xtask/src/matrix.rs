@@ -2,7 +2,7 @@
 //! packets, which must agree with a table and with what `lb-agent explain` decides. The cells themselves are a test, see
 //! `lb-userspace/tests/e2e/matrix.rs`; a sample of them is a part of `cargo xtask test`.
 //!
-//! *Input*: networks, hooks, how many cells. *Output*: a check for each cell.
+//! *Input*: networks, hooks, how many cells. *Output*: a check for each cell, and for the books of each node.
 
 mod docs;
 
@@ -20,6 +20,9 @@ use crate::workspace::Workspace;
 /// The test with the cells.
 const TEST: &str = "matrix::cells_are_as_the_table_says_as_root";
 
+/// What the names of checks begin with that are about a node, rather than a cell.
+const BOOKS: &str = "books/";
+
 /// Which cells.
 #[derive(Args, Debug)]
 #[command(after_long_help = "\
@@ -29,7 +32,8 @@ hostNetwork backends, a family and a protocol, in a lab of three nodes with one 
 forwards is tried by 20 connections for each backend that must answer; which backends answer, and the source addresses \
 that they see, are compared with tests/matrix/expected.yaml, and with what `lb-agent explain` decides about the cell: over the \
 live maps of the node that decides, and over maps in memory made of the manifests. Table, decision and packets must agree. A \
-check's name is its cell; `expected` has table and decision, `seen` what packets did and what that contradicts. Needs root.
+check's name is its cell; `expected` has table and decision, `seen` what packets did and what that contradicts. For each node there is one check more, books/NETWORK/HOOK/NODE: what its \
+hooks received is what they counted (see `cargo xtask ledger`). Needs root.
 
   cargo xtask matrix                                      all cells
   cargo xtask matrix --pod-network tunnel --hook xdp      those of one lab
@@ -122,11 +126,16 @@ pub(crate) fn command(workspace: &Workspace, args: &MatrixArgs) -> Result<ExitCo
     };
     let mut report = Report::default();
     let checks = labs.run(workspace, &mut report)?;
-    if args.update_docs && !checks.is_empty() {
+    let (books, cells): (Vec<_>, Vec<_>) =
+        (checks.into_iter()).partition(|check| check.id.starts_with(BOOKS));
+    if args.update_docs && !cells.is_empty() {
         let path = workspace.root().join("docs/reachability.md");
-        fs::write(&path, docs::page(&checks)?).with_context(|| format!("cannot write {}", path.display()))?;
+        fs::write(&path, docs::page(&cells)?).with_context(|| format!("cannot write {}", path.display()))?;
         say(format!("{} is written", path.display()));
     }
-    checks.into_iter().for_each(|check| report.check(check));
+    cells
+        .into_iter()
+        .chain(books)
+        .for_each(|check| report.check(check));
     Ok(report.finish(args.json)?)
 }

@@ -4,6 +4,7 @@ use std::fmt;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
+use lb_cases::books::Line;
 use serde::{Deserialize, Serialize};
 
 /// One thing that was judged.
@@ -17,6 +18,23 @@ pub(crate) struct Check {
     pub(crate) seen: String,
     /// Whether the two agree.
     pub(crate) ok: bool,
+}
+
+impl From<Line> for Check {
+    fn from(line: Line) -> Self {
+        let Line {
+            of,
+            expected,
+            seen,
+            ok,
+        } = line;
+        Self {
+            id: of,
+            expected,
+            seen,
+            ok,
+        }
+    }
 }
 
 /// One thing that could not be judged here.
@@ -112,6 +130,11 @@ impl Report {
     /// Whether nothing was judged and nothing skipped.
     pub(crate) fn is_empty(&self) -> bool {
         self.checks.is_empty() && self.skips.is_empty()
+    }
+
+    /// Of all checks those that hold.
+    pub(crate) fn passed(&self) -> (usize, usize) {
+        (self.passed, self.checks.len())
     }
 
     /// Whether something was judged to be wrong.

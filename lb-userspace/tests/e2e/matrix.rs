@@ -19,6 +19,7 @@ use std::{
     time::Duration,
 };
 
+use lb_cases::books::{Balance, Line};
 use lb_common::testing::chance::Chance;
 use lb_lab::{Netfilter, Options, PodNetwork, Proto, Topology};
 use lb_userspace::explain::Verdict;
@@ -31,6 +32,7 @@ use self::{
 };
 use crate::{
     cluster::{Cluster, possible},
+    ledger::{self, Ledger},
     reach::Address,
     service::{Service, TARGET},
 };
@@ -93,9 +95,13 @@ fn cells_are_as_the_table_says_as_root() {
     let report = asked("LB_MATRIX_REPORT");
     let networks = asked("LB_MATRIX_NETWORKS").unwrap_or_else(|| "tunnel".into());
     let hooks = asked("LB_MATRIX_HOOKS").unwrap_or_else(crate::cluster::hook);
-    let number = |name: &str| asked(name).map(|value| value.parse().expect("a number"));
-    let sample = number("LB_MATRIX_SAMPLE").or(report.is_none().then_some(SAMPLE));
-    let seed = number("LB_MATRIX_SEED").unwrap_or(1) as u64;
+    let number = |value: String| value.parse().expect("a number");
+    let sample = match asked("LB_MATRIX_SAMPLE") {
+        Some(all) if all == "all" => None,
+        Some(sample) => Some(number(sample)),
+        None => report.is_none().then_some(SAMPLE),
+    };
+    let seed = asked("LB_MATRIX_SEED").map_or(1, number) as u64;
     let split = |list: &str| list.split(',').map(str::to_owned).collect::<Vec<_>>();
     let (networks, hooks) = (split(&networks), split(&hooks));
     let names = |list: &[String]| list.iter().map(String::as_str).collect::<Vec<_>>().join(" and ");
@@ -109,11 +115,16 @@ fn cells_are_as_the_table_says_as_root() {
         names(&networks),
         names(&hooks)
     );
-    let mut judged = Vec::new();
+    let (mut judged, mut books, mut summaries) = (Vec::new(), Vec::new(), Vec::new());
     for site in sites(&networks, &hooks) {
         let cells: Vec<_> = cells.iter().filter(|cell| cell.site == site).copied().collect();
         if !cells.is_empty() {
-            judged.extend(try_all(site, &cells));
+            let (of_site, balances) = try_all(site, &cells);
+            judged.extend(of_site);
+            books.extend(ledger::lines(&format!("matrix/{site}"), &balances));
+            let summary =
+                |(node, balance): &(String, Balance)| balance.summary(format!("books/{site}/{node}"));
+            summaries.extend(balances.iter().map(summary));
         }
     }
     if let Some(report) = &report {
@@ -125,18 +136,27 @@ fn cells_are_as_the_table_says_as_root() {
             .collect();
         let file = Path::new(report).join("cells.json");
         fs::write(file, json!(checks).to_string()).expect("the report can be written");
+        ledger::write_down("LB_MATRIX_REPORT", "books", &summaries);
     }
     let failures: Vec<_> = judged
         .iter()
         .filter(|one| !one.ok)
         .map(|one| format!("{}: expected {}; {}", one.cell, one.expected, one.seen))
         .collect();
+    books.push(Line {
+        of: "matrix".into(),
+        expected: format!("{} cells as the table says", judged.len()),
+        seen: format!("{} are not", failures.len()),
+        ok: failures.is_empty(),
+    });
+    let unbalanced = ledger::conclude("matrix", &books);
     assert!(
-        failures.is_empty(),
-        "{} of {} cells failed:\n{}",
+        failures.is_empty() && unbalanced.is_empty(),
+        "{} of {} cells failed, {} hooks do not add up:\n{}",
         failures.len(),
         judged.len(),
-        failures.join("\n")
+        unbalanced.len(),
+        [failures, unbalanced].concat().join("\n")
     );
 }
 
@@ -165,8 +185,8 @@ fn drawn(mut cells: Vec<Cell>, sample: usize, seed: u64) -> Vec<Cell> {
     cells
 }
 
-/// Tries cells of one lab.
-fn try_all(site: Site, cells: &[Cell]) -> Vec<Judged> {
+/// Tries cells of one lab; gives the books of its nodes, too.
+fn try_all(site: Site, cells: &[Cell]) -> (Vec<Judged>, Vec<(String, Balance)>) {
     let (.., netfilter) = NETWORKS
         .iter()
         .find(|(_, network, _)| *network == site.network)
@@ -175,10 +195,10 @@ fn try_all(site: Site, cells: &[Cell]) -> Vec<Judged> {
         .client(FAR)
         .network(site.network)
         .netfilter(*netfilter);
-    let cluster = match site.hook {
+    let (cluster, ledger) = Ledger::of(|| match site.hook {
         CONNECT => Cluster::by("tc", topology, &["--connect-hooks", "all"]),
         hook => Cluster::by(hook, topology, &[]),
-    };
+    });
     let lab = &cluster.lab;
     lab.steer(FAR, "node3").expect("clients can be steered");
     for node in ["node1", "node2"] {
@@ -238,7 +258,7 @@ fn try_all(site: Site, cells: &[Cell]) -> Vec<Judged> {
     if judged.iter().any(|one| !one.ok) {
         eprintln!("{}", cluster.diagnosis());
     }
-    judged
+    (judged, ledger.balances(&cluster))
 }
 
 /// Number and NodePort of a Service, by its kind's place.

@@ -197,14 +197,20 @@ impl Agent {
 
     /// What became of the packets of its node.
     pub(super) fn counters(&self) -> Result<Vec<Counter>> {
+        let counters: Counters = serde_json::from_value(self.counters_document()?)
+            .with_context(|| format!("the counters of {} cannot be understood", self.node))?;
+        Ok(counters.outcomes)
+    }
+
+    /// What `lb-agent counters -o json` says.
+    pub(super) fn counters_document(&self) -> Result<Value> {
         let mut command = Command::new(&self.program);
         command
             .arg("counters")
             .args(self.place())
             .args(["--output", "json"]);
-        let counters: Counters = serde_json::from_str(&output(&mut command)?)
-            .with_context(|| format!("the counters of {} cannot be understood", self.node))?;
-        Ok(counters.outcomes)
+        serde_json::from_str(&output(&mut command)?)
+            .with_context(|| format!("the counters of {} are no JSON", self.node))
     }
 
     /// What it explains of a folder of manifests.

@@ -5,6 +5,7 @@
 
 use std::fs;
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -12,12 +13,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
+use lb_cases::books::Books;
 use lb_lab::{Child, Family, Lab, Options, PodNetwork, Proto, Topology};
 use serde::Deserialize as _;
 use serde_norway::Value;
 
 use super::TAG;
 use super::agent::{self, Agent};
+use super::books;
 use super::change::Change;
 
 /// What pods listen on, TCP and UDP.
@@ -31,6 +34,11 @@ const CHANGE: Duration = Duration::from_secs(10);
 pub(super) struct Cluster {
     pub(super) lab: Lab,
     pub(super) agents: Vec<Agent>,
+    /// Theirs, in the same order.
+    pub(super) books: Vec<Books>,
+    /// Has the kernel count runs, from before the agents start.
+    #[allow(dead_code)] // held, not read
+    counting: OwnedFd,
     servers: Vec<Arc<Child>>,
     documents: Vec<(String, Value)>,
     generation: u32,
@@ -70,6 +78,8 @@ impl Cluster {
         let mut cluster = Self {
             lab,
             agents: Vec::new(),
+            books: Vec::new(),
+            counting: lb_cases::books::count_runs()?,
             servers: Vec::new(),
             documents: read_manifests(manifests)?,
             generation: 0,
@@ -103,6 +113,7 @@ impl Cluster {
         for agent in &cluster.agents {
             agent.wait_until_live(0, START)?;
         }
+        cluster.books = books::open(&cluster.agents)?;
         Ok(cluster)
     }
 

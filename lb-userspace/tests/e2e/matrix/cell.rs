@@ -74,6 +74,13 @@ pub(super) struct Site {
     pub(super) hook: &'static str,
 }
 
+impl fmt::Display for Site {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let network = format!("{:?}", self.network).to_lowercase();
+        write!(f, "{network}/{}", self.hook)
+    }
+}
+
 /// A Service: policies and backends.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Kind {
