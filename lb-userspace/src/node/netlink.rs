@@ -81,11 +81,20 @@ impl Stale {
         self != Self::default()
     }
 
+    fn all_that_is_heard_of(&mut self) {
+        *self = Self {
+            tracked: self.tracked,
+            ..Self::ALL
+        };
+    }
+
     fn add(&mut self, payload: &NetlinkPayload<RouteNetlinkMessage>) {
         match payload {
             NetlinkPayload::InnerMessage(message) => match message {
                 // A link that goes takes addresses and routes along; for some of them there is no message.
-                RouteNetlinkMessage::NewLink(_) | RouteNetlinkMessage::DelLink(_) => *self = Self::ALL,
+                RouteNetlinkMessage::NewLink(_) | RouteNetlinkMessage::DelLink(_) => {
+                    self.all_that_is_heard_of();
+                }
                 RouteNetlinkMessage::NewAddress(_) | RouteNetlinkMessage::DelAddress(_) => {
                     self.addresses = true;
                     self.routes = true;
@@ -93,19 +102,21 @@ impl Stale {
                 RouteNetlinkMessage::NewRoute(_) | RouteNetlinkMessage::DelRoute(_) => self.routes = true,
                 _ => {}
             },
-            NetlinkPayload::Overrun(_) => *self = Self::ALL,
+            NetlinkPayload::Overrun(_) => self.all_that_is_heard_of(),
             _ => {}
         }
     }
 }
 
-/// Links, addresses and routes as they are now, in the calling thread's network namespace.
+/// Links, addresses and routes as they are now (not what connection tracking translates), in the calling thread's network namespace.
 ///
 /// # Errors
 /// If the kernel cannot be asked.
 pub async fn snapshot() -> Result<Snapshot, NetlinkError> {
     let mut snapshot = Snapshot::default();
-    Netlink::open()?.read(&mut snapshot, Stale::ALL).await?;
+    let mut all = Stale::default();
+    all.all_that_is_heard_of();
+    Netlink::open()?.read(&mut snapshot, all).await?;
     Ok(snapshot)
 }
 

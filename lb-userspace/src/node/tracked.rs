@@ -5,6 +5,7 @@ use std::{
     collections::BTreeSet,
     fs, io,
     net::{IpAddr, SocketAddr},
+    time::Duration,
 };
 
 use futures::StreamExt;
@@ -17,16 +18,19 @@ use netlink_packet_netfilter::{
 };
 use rtnetlink::{
     packet_core::{DefaultNla, NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload},
-    proto::new_connection,
+    proto::{ConnectionHandle, new_connection},
     sys::{self, protocols::NETLINK_NETFILTER},
 };
+use tokio::time::timeout;
 
 /// How many entries there are in this network namespace; missing if the kernel tracks nothing.
 const COUNT: &str = "/proc/sys/net/netfilter/nf_conntrack_count";
-/// Which bits of the status an entry must have as they are given (since Linux 5.19; older kernels tell of all entries).
+/// Which bits of the status an entry must have as they are given. Kernels that do not know of it tell of all entries.
 const CTA_STATUS_MASK: u16 = 26;
 /// `enum tcp_conntrack`: neither end has anything to say any more (TIME_WAIT, CLOSE).
 const OVER: std::ops::RangeInclusive<u8> = 7..=8;
+/// How long an answer may take; the agent's start waits for it.
+const LIMIT: Duration = Duration::from_secs(5);
 /// More destinations than this are cut off: rules that translate whole networks are none of a proxy's for Services.
 const MOST: usize = 1 << 16;
 
@@ -45,16 +49,22 @@ pub struct Tracked {
 /// Asks the kernel; `own` are the addresses of this node.
 ///
 /// # Errors
-/// If the kernel does not tell.
+/// If the kernel does not tell, or not in time.
 pub(super) async fn read(own: &BTreeSet<IpAddr>) -> io::Result<Tracked> {
     // Asking makes the kernel load what answers; not for nothing.
     let count = fs::read_to_string(COUNT).unwrap_or_default();
-    let mut tracked = Tracked::default();
     if matches!(count.trim(), "" | "0") {
-        return Ok(tracked);
+        return Ok(Tracked::default());
     }
     let (connection, handle, _) = new_connection(NETLINK_NETFILTER)?;
     let connection = tokio::spawn(connection);
+    let told = timeout(LIMIT, ask(&handle, own)).await;
+    connection.abort();
+    told?
+}
+
+async fn ask(handle: &ConnectionHandle<NetfilterMessage>, own: &BTreeSet<IpAddr>) -> io::Result<Tracked> {
+    let mut tracked = Tracked::default();
     for family in [NetfilterProtoFamily::IPv4, NetfilterProtoFamily::IPv6] {
         let mut header = NetlinkHeader::default();
         header.flags = NLM_F_REQUEST | NLM_F_DUMP;
@@ -65,13 +75,10 @@ pub(super) async fn read(own: &BTreeSet<IpAddr>) -> io::Result<Tracked> {
                 Status::DstNat.bits().to_be_bytes().to_vec(),
             )),
         ]);
-        let message = NetfilterMessage::new(NetfilterHeader::new(family, 0, 0), question);
-        let mut answers = handle
-            .request(
-                NetlinkMessage::new(header, NetlinkPayload::from(message)),
-                sys::SocketAddr::new(0, 0),
-            )
-            .map_err(io::Error::other)?;
+        let question = NetfilterMessage::new(NetfilterHeader::new(family, 0, 0), question);
+        let question = NetlinkMessage::new(header, NetlinkPayload::from(question));
+        let kernel = sys::SocketAddr::new(0, 0);
+        let mut answers = handle.request(question, kernel).map_err(io::Error::other)?;
         while let Some(answer) = answers.next().await {
             match answer.payload {
                 NetlinkPayload::Error(error) if error.code.is_some() => return Err(error.to_io()),
@@ -84,7 +91,6 @@ pub(super) async fn read(own: &BTreeSet<IpAddr>) -> io::Result<Tracked> {
             }
         }
     }
-    connection.abort();
     Ok(tracked)
 }
 
