@@ -263,8 +263,8 @@ fn device_that_cannot_be_served_keeps_no_other_waiting_as_root() {
         assert_eq!(
             errors,
             [
-                "gone0 (ingress): cannot attach `pod_in`",
-                "gone0 (egress): cannot attach `pod_out`"
+                "gone0 (egress): cannot attach `pod_out`",
+                "gone0 (ingress): cannot attach `pod_in`"
             ]
         );
         assert_eq!(programs("up0", TcAttachType::Ingress), ["uplink_in"]);
