@@ -52,7 +52,7 @@ const SILENCE: Duration = Duration::from_millis(400);
 /// Cells at a time.
 const PARALLEL: usize = 6;
 /// Cells of the sample that is a part of the tests.
-const SAMPLE: usize = 300;
+const SAMPLE: usize = 200;
 
 const NETWORKS: [(&str, PodNetwork, Netfilter); 3] = [
     ("routed", PodNetwork::Routed, Netfilter::Nftables),
