@@ -41,8 +41,8 @@ pub struct Tracked {
     /// program of ours stands in the way of. Also of connections that were closed lately: where those are, others may be open
     /// that have begun since.
     pub translated: BTreeSet<SocketAddr>,
-    /// Ports that clients of any protocol have as their backends see them, where they are not their own. Not those of
-    /// connections that were closed.
+    /// Ports that clients of any protocol have as their backends see them, where they are not their own: of connections that
+    /// are not over, and of UDP that is more than a question and its answer.
     pub masqueraded: BTreeSet<u16>,
 }
 
@@ -142,7 +142,7 @@ impl Tracked {
         if !status.contains(Status::DstNat) {
             return;
         }
-        if status.contains(Status::SrcNat) && !over {
+        if status.contains(Status::SrcNat | Status::Assured) && !over {
             self.masqueraded.extend(back.destination_port);
         }
         if let (Some(source), Some(ip), Some(port)) =
@@ -200,16 +200,19 @@ mod tests {
     #[test]
     fn translated_connections_count() {
         let own = BTreeSet::from(["192.168.0.1".parse().unwrap()]);
-        let (both, there) = (
-            Status::DstNat | Status::SrcNat,
-            Status::DstNat | Status::Confirmed,
-        );
+        let there = Status::DstNat | Status::Assured;
+        let both = there | Status::SrcNat;
         for (entry, to, port) in [
             (entry(there, "10.244.1.7", Protocol::Tcp), true, false),
             (entry(both, "10.244.1.7", Protocol::Tcp), true, true),
             (entry(both, "192.168.0.1", Protocol::Tcp), false, true),
             (entry(both, "10.244.1.7", Protocol::Udp), false, true),
             (entry(Status::SrcNat, "10.244.1.7", Protocol::Tcp), false, false),
+            (
+                entry(both - Status::Assured, "10.244.1.7", Protocol::Udp),
+                false,
+                false,
+            ),
             // TIME_WAIT.
             (in_state(both, "10.244.1.7", Protocol::Tcp, 7), true, false),
             (Vec::new(), false, false),
